@@ -1,0 +1,90 @@
+package plugin
+
+import (
+	"context"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Mounter is a Plugin that makes volumes usable by pods on this node (phase 3).
+//
+// Errors are one of two kinds. One that wraps ErrUncertain leaves the outcome unknown (a deadline, a lost
+// connection): the volume must be treated as mounted until an unmount has succeeded. Any other error is final: the call changed nothing.
+type Mounter interface {
+	Plugin
+	// Staged says whether v has a step per node (NodeStageVolume) before the step per pod.
+	Staged(v *Volume) (bool, error)
+	// Stage makes the volume available on the node, once for all its pods.
+	Stage(ctx context.Context, r StageRequest) error
+	// Unstage undoes Stage; it works from what is on the disk when r.Volume is nil.
+	Unstage(ctx context.Context, r UnstageRequest) error
+	// Publish makes the volume appear in the pod's directory. Calling it again for a published volume refreshes it.
+	Publish(ctx context.Context, r PublishRequest) (Published, error)
+	// Unpublish takes it away and removes the directory.
+	Unpublish(ctx context.Context, r UnpublishRequest) error
+	// Refreshes says whether a published v must be published again when one of its sources changes (configMap,
+	// secret, projected, CSI's requiresRepublish).
+	Refreshes(v *Volume) bool
+	// Reconstruct reads back, from the node's directories alone, the volume published for the pod.
+	Reconstruct(podUID types.UID, specName string, mode v1.PersistentVolumeMode) (Reconstructed, error)
+}
+
+// Expander is a Mounter that can grow a volume on the node (NodeExpandVolume).
+type Expander interface {
+	// Expand grows the volume on the node to at least the given size in bytes.
+	Expand(ctx context.Context, r ExpandRequest) error
+}
+
+// StageRequest asks for a volume on the node. DevicePath is what the attach reported.
+type StageRequest struct {
+	Volume     *Volume
+	DevicePath string
+	// FSGroup of the pod that causes the stage, for drivers with VOLUME_MOUNT_GROUP.
+	FSGroup *int64
+}
+
+// UnstageRequest names a staged volume; Volume is nil after a reconstruction without the API.
+type UnstageRequest struct {
+	Name   v1.UniqueVolumeName
+	Volume *Volume
+	// GlobalPath as Reconstruct reported it.
+	GlobalPath string
+}
+
+// PublishRequest asks for a volume in a pod.
+type PublishRequest struct {
+	Volume  *Volume
+	FSGroup *int64
+}
+
+// Published says where the volume is.
+type Published struct {
+	// Path is the host directory, or the device node for raw block.
+	Path string
+}
+
+// UnpublishRequest names a published volume by what is on the disk.
+type UnpublishRequest struct {
+	PodUID   types.UID
+	SpecName string
+	Mode     v1.PersistentVolumeMode
+	// Volume is nil after a reconstruction without the API.
+	Volume *Volume
+}
+
+// ExpandRequest: sizes in bytes.
+type ExpandRequest struct {
+	Volume           *Volume
+	OldSize, NewSize int64
+}
+
+// Reconstructed is a published volume found on the disk at start. Everything in it is uncertain.
+type Reconstructed struct {
+	Name       v1.UniqueVolumeName
+	SpecName   string
+	Mode       v1.PersistentVolumeMode
+	Path       string
+	GlobalPath string
+	Attachable bool
+}
