@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"errors"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -32,8 +33,33 @@ type Mounter interface {
 
 // Expander is a Mounter that can grow a volume on the node (NodeExpandVolume).
 type Expander interface {
-	// Expand grows the volume on the node to at least the given size in bytes.
+	// Expand grows the volume on the node to at least the given size in bytes. Its errors may wrap ErrExpandNotServed,
+	// ErrExpandInUse or ErrExpandInfeasible.
 	Expand(ctx context.Context, r ExpandRequest) error
+}
+
+// What an expansion on the node can end in besides success.
+var (
+	// ErrExpandNotServed: the driver has no expansion on the node.
+	ErrExpandNotServed = errors.New("driver does not expand volumes on the node")
+	// ErrExpandInUse: not while the volume is in use; the mount goes on with the old size.
+	ErrExpandInUse = errors.New("volume can't be expanded while it is in use")
+	// ErrExpandInfeasible: the size can't be had; not retried until the claim asks for another.
+	ErrExpandInfeasible = errors.New("size can't be reached")
+)
+
+// StagedLister is a Mounter that finds staged volumes again from the node's directories alone, also those that no pod
+// has published (a crash between Stage and Publish, or between Unpublish and Unstage).
+type StagedLister interface {
+	StagedVolumes() ([]Reconstructed, error)
+	// GlobalPath is where v is staged.
+	GlobalPath(v *Volume) string
+}
+
+// Driven is a Mounter that calls out to drivers. Operations of one driver are capped together, so that a driver that
+// hangs holds up only its own volumes.
+type Driven interface {
+	Driver(v *Volume) string
 }
 
 // StageRequest asks for a volume on the node. DevicePath is what the attach reported.
@@ -42,6 +68,9 @@ type StageRequest struct {
 	DevicePath string
 	// FSGroup of the pod that causes the stage, for drivers with VOLUME_MOUNT_GROUP.
 	FSGroup *int64
+	// Again: the volume may be staged already (found on the disk, or an earlier call whose outcome is unknown). A
+	// failure must then leave what is there.
+	Again bool
 }
 
 // UnstageRequest names a staged volume; Volume is nil after a reconstruction without the API.
@@ -56,6 +85,9 @@ type UnstageRequest struct {
 type PublishRequest struct {
 	Volume  *Volume
 	FSGroup *int64
+	// Again: the volume may be published already (a refresh, found on the disk, or an earlier call whose outcome is
+	// unknown). A failure must then leave what is there: a pod may be looking at it (kubernetes#121271).
+	Again bool
 }
 
 // Published says where the volume is.
@@ -87,4 +119,6 @@ type Reconstructed struct {
 	Path       string
 	GlobalPath string
 	Attachable bool
+	// Driver as Driven names it; empty for plugins without drivers.
+	Driver string
 }
