@@ -1,0 +1,51 @@
+# The two commands: `make run` and `make test`. Both install what they need on Debian with Go, make and git.
+SHELL := /bin/bash
+BIN := $(CURDIR)/bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+DATA_DIR ?= /var/lib/berth
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
+export CGO_ENABLED ?= 1
+
+.PHONY: help run test build setup unit component e2e kill lint fuzz bench clean generate
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+run: setup build ## set everything up and run the main job on this machine; Ctrl-C stops, volumes stay mounted
+	@$(SUDO) $(BIN)/berth up --data-dir $(DATA_DIR) --apply examples/quickstart.yaml
+
+test: setup build lint unit component e2e ## set everything up and run every test but the long ones
+
+setup: ## install the Debian packages that are missing
+	@scripts/setup.sh
+
+build: ## all programs, into bin/
+	@scripts/build.sh $(BIN) "$(VERSION)"
+
+lint: ## gofmt, go vet, staticcheck, and the rule that every effect has a boundary
+	@scripts/lint.sh
+
+unit: ## tests that need no root, with the race detector
+	go test -race $$(go list ./... | grep -v /test/)
+	cd cmd/berth-apiserver && go test ./...
+
+component: ## tests on real loop devices, XFS and mounts (root)
+	$(SUDO) env "PATH=$$PATH" go test -tags component -count=1 -p 1 ./internal/...
+
+e2e: build ## one test per user story: the real `berth up`, driven by kubectl (root)
+	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) go test -count=1 -timeout 20m ./test/boundaries ./test/e2e
+
+kill: build ## kill -9 at every step boundary, all of them (root; long)
+	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_KILL_SAMPLE=all go test -count=1 -timeout 120m -v ./test/kill
+
+fuzz: ## each fuzz target for 20 s
+	@scripts/fuzz.sh 20s
+
+bench: build ## the figures as a table, with upstream's controllers in the same run (root)
+	$(SUDO) env "PATH=$$PATH" go run ./test/bench -bin $(BIN)
+
+generate: ## copy the snapshot definitions anew from their module
+	go generate ./internal/standalone
+
+clean: ## remove bin/
+	rm -rf $(BIN)
