@@ -1,0 +1,107 @@
+package csi
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	v1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/plugin"
+)
+
+// Reconstruct reads back a published volume from its vol_data.json. specName is the directory's name.
+func (p *Plugin) Reconstruct(pod types.UID, specName string, mode v1.PersistentVolumeMode) (plugin.Reconstructed, error) {
+	specName = plugin.UnescapeName(specName)
+	if mode == v1.PersistentVolumeBlock {
+		data, err := loadVolumeData(p.paths.blockData(specName))
+		if err != nil {
+			return plugin.Reconstructed{}, err
+		}
+		r := p.reconstructed(data, mode)
+		r.Path = p.paths.blockLink(pod, specName)
+		return r, nil
+	}
+	target := p.paths.target(pod, specName)
+	data, err := loadVolumeData(filepath.Dir(target))
+	if err != nil {
+		return plugin.Reconstructed{}, err
+	}
+	r := p.reconstructed(data, mode)
+	r.SpecName, r.Path = specName, target
+	if data.VolumeLifecycleMode == string(storagev1.VolumeLifecycleEphemeral) {
+		r.Name = v1.UniqueVolumeName(fmt.Sprintf("%s/%s-%s", PluginName, pod, specName))
+		r.GlobalPath, r.Attachable = "", false
+	}
+	return r, nil
+}
+
+// StagedVolumes lists the volume data beside the staging paths. Empty directories that a crash left (made before the volume data was
+// written, or left after it was removed) are removed on the way: nothing else would ever find them.
+func (p *Plugin) StagedVolumes() ([]plugin.Reconstructed, error) {
+	var found []plugin.Reconstructed
+	var errs []error
+	add := func(dataDir, staging string, mode v1.PersistentVolumeMode) {
+		data, err := loadVolumeData(dataDir)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			if err := p.removeStaged(staging); err != nil {
+				errs = append(errs, err)
+			}
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			r := p.reconstructed(data, mode)
+			r.GlobalPath = staging
+			found = append(found, r)
+		}
+	}
+	filesystems, _ := filepath.Glob(filepath.Join(p.paths.plugin(), "*", "*"))
+	for _, dir := range filesystems {
+		if filepath.Base(filepath.Dir(dir)) != devicesDir {
+			add(dir, filepath.Join(dir, globalMount), v1.PersistentVolumeFilesystem)
+		}
+	}
+	blocks, _ := filepath.Glob(filepath.Join(p.paths.devices(), "*"))
+	for _, dir := range blocks {
+		if name := filepath.Base(dir); name != "staging" && name != "publish" {
+			add(filepath.Join(dir, "data"), p.paths.blockStaging(plugin.UnescapeName(name)), v1.PersistentVolumeBlock)
+		}
+	}
+	p.removeEmpty(p.paths.devices(), "staging", "publish")
+	return found, errors.Join(errs...)
+}
+
+// removeEmpty removes what stands empty in the named directories below dir.
+func (p *Plugin) removeEmpty(dir string, names ...string) {
+	for _, name := range names {
+		entries, _ := filepath.Glob(filepath.Join(dir, name, "*"))
+		for _, e := range entries {
+			if _, err := os.Stat(filepath.Join(p.paths.blockData(filepath.Base(e)), volumeDataFile)); err == nil {
+				continue
+			}
+			_ = boundary.Do("csi/remove-empty-dir", func() error { return os.Remove(e) }) // refused unless empty
+		}
+	}
+}
+
+func (p *Plugin) reconstructed(d volumeData, mode v1.PersistentVolumeMode) plugin.Reconstructed {
+	r := plugin.Reconstructed{
+		Name:     uniqueName(d.DriverName, d.VolumeHandle),
+		SpecName: d.SpecVolID,
+		Mode:     mode,
+		Driver:   d.DriverName,
+	}
+	object, err := p.csiDriver(d.DriverName)
+	r.Attachable = err != nil || attachRequired(object)
+	if mode == v1.PersistentVolumeBlock {
+		r.GlobalPath = p.paths.blockStaging(d.SpecVolID)
+	} else {
+		r.GlobalPath = p.paths.staging(d.DriverName, d.VolumeHandle)
+	}
+	return r
+}
