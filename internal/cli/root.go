@@ -1,0 +1,144 @@
+// Package cli is berth's command line: one file per subcommand, each a thin skin over the room that does the work.
+//
+// Exit codes: 0 done, 1 it failed, 2 the command line is wrong, 3 nothing is running; `berth exec` and `berth kubectl`
+// pass on those of what they run.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"berth.io/berth/internal/control"
+	"berth.io/berth/internal/standalone"
+)
+
+// Version is set when the program is linked.
+var Version = "dev"
+
+// EnvDataDir names the data directory when --data-dir does not.
+const EnvDataDir = "BERTH_DATA_DIR"
+
+// Exit codes that are not 0 or 1.
+const (
+	exitUsage      = 2
+	exitNotRunning = 3
+)
+
+// exitError carries an exit code; its text, if any, is printed.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// Main runs berth and returns its exit code.
+func Main() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	return code(newRoot().ExecuteContext(ctx), os.Stderr)
+}
+
+func code(err error, stderr *os.File) int {
+	if err == nil {
+		return 0
+	}
+	if text := err.Error(); text != "" {
+		fmt.Fprintln(stderr, "berth:", text)
+	}
+	var e *exitError
+	switch {
+	case errors.As(err, &e):
+		return e.code
+	case errors.Is(err, control.ErrNotRunning):
+		return exitNotRunning
+	}
+	return 1
+}
+
+// global are the flags of every command.
+type global struct{ dataDir string }
+
+func newRoot() *cobra.Command {
+	g := &global{}
+	root := &cobra.Command{
+		Use:   "berth",
+		Short: "Persistent volumes: from a claim to a mounted directory, and back",
+		Long: `Berth gives workloads persistent volumes: from a claim to a mounted directory, and back.
+
+` + "`berth up`" + ` turns this machine into a one-node Kubernetes for storage: a real API, real claims, real mounts.
+` + "`berth why`" + ` tells where a volume is on its way, and what it waits for.`,
+		Example: `  berth up                                   # start here; stop with Ctrl-C, volumes stay mounted
+  berth kubectl apply -f examples/quickstart.yaml
+  berth why pvc/quickstart
+  berth down                                 # unmount, detach, stop`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       Version,
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return &exitError{exitUsage, fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())}
+	})
+	dir := os.Getenv(EnvDataDir)
+	if dir == "" {
+		dir = string(standalone.DefaultDataDir)
+	}
+	root.PersistentFlags().StringVar(&g.dataDir, "data-dir", dir, "directory of the instance (environment: "+EnvDataDir+")")
+	_ = root.MarkPersistentFlagDirname("data-dir")
+	root.AddCommand(newUp(g), newDown(g), newStatus(g), newWhy(g), newKubectl(g), newExec(g), newOrphans(g), newVersion())
+	return root
+}
+
+// dir resolves --data-dir.
+func (g *global) dir() (standalone.DataDir, error) { return standalone.Resolve(g.dataDir) }
+
+// control speaks to the running instance.
+func (g *global) control() (*control.Client, error) {
+	d, err := g.dir()
+	if err != nil {
+		return nil, err
+	}
+	return control.NewClient(d.Control()), nil
+}
+
+// client speaks to the instance's API.
+func (g *global) client() (kubernetes.Interface, error) {
+	d, err := g.dir()
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := clientcmd.BuildConfigFromFlags("", d.Kubeconfig())
+	if err != nil {
+		if os.IsNotExist(err) {
+			return nil, fmt.Errorf("%s: %w", d, control.ErrNotRunning)
+		}
+		return nil, err
+	}
+	cfg.QPS = -1
+	return kubernetes.NewForConfig(cfg)
+}
+
+// usage gives errors in the arguments their own exit code.
+func usage(v cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := v(c, args); err != nil {
+			return &exitError{exitUsage, fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())}
+		}
+		return nil
+	}
+}

@@ -1,0 +1,50 @@
+package cli
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"berth.io/berth/internal/standalone"
+)
+
+func newUp(g *global) *cobra.Command {
+	var o standalone.Options
+	var level string
+	c := &cobra.Command{
+		Use:   "up",
+		Short: "Start an instance on this machine and stay in the foreground",
+		Long: `Start an instance on this machine: the API (etcd and kube-apiserver), the controllers, the node agent and the
+drivers. It stays in the foreground. Ctrl-C or SIGTERM stops it and leaves volumes mounted, as a kubelet does; the
+next start finds what is there and goes on. ` + "`berth down`" + ` unmounts and detaches as well.
+
+Several instances run side by side, each with its own --data-dir.`,
+		Example: `  berth up
+  berth up --data-dir /srv/berth --pool-size 50Gi --apply examples/quickstart.yaml
+  berth up --pool-device /dev/nvme1n1 --http-endpoint 127.0.0.1:9808
+  berth up --controllers upstream            # upstream's volume controllers, to compare with`,
+		Args: usage(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := o.LogLevel.UnmarshalText([]byte(level)); err != nil {
+				return &exitError{exitUsage, fmt.Errorf("--log-level %q: want debug, info, warn or error", level)}
+			}
+			o.DataDir, o.Version, o.Out = g.dataDir, Version, c.OutOrStdout()
+			return standalone.Up(c.Context(), o)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.Listen, "listen", "", "address and port of the API, ADDR:PORT (default: that of the last start, else the first free port of 127.0.0.1 from 6443 on)")
+	f.StringArrayVar(&o.Apply, "apply", nil, "manifest to apply once in the instance's life, - for standard input; repeatable")
+	f.StringVar(&o.PoolSize, "pool-size", "", "most that the default pool may take of the disk under the data directory, such as 50Gi (default: half of what is free at the first start)")
+	f.StringVar(&o.PoolDevice, "pool-device", "", "a raw disk or partition for the default pool instead of an image file; formatted only when it is blank")
+	f.StringVar(&o.Controllers, "controllers", standalone.ControllersBerth, "who runs the volume controllers: berth or upstream")
+	f.StringVar(&o.NodeName, "node-name", "", "name of this node (default: the host's name)")
+	f.StringVar(&o.HTTP, "http-endpoint", "", "ADDR:PORT that serves /healthz, /readyz and /metrics (default: the control socket only)")
+	f.StringArrayVar(&o.CSIAddress, "csi-address", nil, "socket of a CSI driver's controller service that is not on its node socket; repeatable")
+	f.StringVar(&level, "log-level", slog.LevelInfo.String(), "debug, info, warn or error; logs are in log/ of the data directory")
+	_ = c.MarkFlagFilename("apply", "yaml", "yml", "json")
+	_ = c.RegisterFlagCompletionFunc("controllers", cobra.FixedCompletions([]string{standalone.ControllersBerth, standalone.ControllersUpstream}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
+	return c
+}

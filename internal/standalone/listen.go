@@ -1,0 +1,60 @@
+package standalone
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// defaultPort is kube-apiserver's own.
+const defaultPort = 6443
+
+// chooseListen returns the address for the API. An address that was asked for is taken or refused. Otherwise it is the
+// one of the last start, so that copied kubeconfigs stay valid, or the first free port from defaultPort on: several
+// instances run side by side without a flag.
+func chooseListen(asked, kubeconfig string) (string, error) {
+	if asked != "" {
+		host, _, err := net.SplitHostPort(asked)
+		if err != nil || net.ParseIP(host) == nil {
+			return "", fmt.Errorf("--listen %q is not ADDR:PORT with an IP address", asked)
+		}
+		return asked, checkFree(asked)
+	}
+	if last := lastListen(kubeconfig); last != "" {
+		if err := checkFree(last); err != nil {
+			return "", fmt.Errorf("%w (the address of the last start; give another with --listen)", err)
+		}
+		return last, nil
+	}
+	for port := defaultPort; port < defaultPort+100; port++ {
+		if addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port)); checkFree(addr) == nil {
+			return addr, nil
+		}
+	}
+	return "", fmt.Errorf("no free port on 127.0.0.1 between %d and %d; give one with --listen", defaultPort, defaultPort+99)
+}
+
+func checkFree(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fmt.Errorf("the API cannot listen on %s: %w", addr, err)
+	}
+	return l.Close()
+}
+
+// lastListen reads the address back from the kubeconfig of the last start; empty when there is none.
+func lastListen(kubeconfig string) string {
+	cfg, err := clientcmd.LoadFromFile(kubeconfig)
+	if err != nil {
+		return ""
+	}
+	for _, c := range cfg.Clusters {
+		if u, err := url.Parse(c.Server); err == nil && u.Port() != "" && net.ParseIP(u.Hostname()) != nil {
+			return u.Host
+		}
+	}
+	return ""
+}

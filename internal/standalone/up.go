@@ -1,0 +1,256 @@
+package standalone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"berth.io/berth/internal/apiserver"
+	"berth.io/berth/internal/control"
+)
+
+// Who runs the volume controllers.
+const (
+	ControllersBerth    = "berth"
+	ControllersUpstream = "upstream"
+)
+
+// Options are the flags of `berth up`.
+type Options struct {
+	DataDir     string
+	Listen      string   // ADDR:PORT of the API; empty: the last one, or the first free port from 6443 on
+	Apply       []string // manifests, applied once in the instance's life
+	PoolSize    string   // most that the default pool may take of the host's disk, as a quantity; empty: a share of it
+	PoolDevice  string   // a raw device instead of the image
+	Controllers string
+	NodeName    string
+	HTTP        string   // ADDR:PORT for /healthz, /readyz, /metrics; empty: the control socket only
+	CSIAddress  []string // sockets of controller services that do not stand on the node's socket
+	LogLevel    slog.Level
+	Version     string
+	Out         io.Writer // progress, for a person
+}
+
+func (o *Options) validate() error {
+	if o.Controllers == "" {
+		o.Controllers = ControllersBerth
+	}
+	if o.Controllers != ControllersBerth && o.Controllers != ControllersUpstream {
+		return fmt.Errorf("--controllers %q: want %s or %s", o.Controllers, ControllersBerth, ControllersUpstream)
+	}
+	if o.PoolSize != "" && o.PoolDevice != "" {
+		return errors.New("--pool-size and --pool-device exclude each other: a device is used whole")
+	}
+	if o.HTTP != "" {
+		if _, _, err := net.SplitHostPort(o.HTTP); err != nil {
+			return fmt.Errorf("--http-endpoint %q is not ADDR:PORT", o.HTTP)
+		}
+	}
+	for _, f := range o.Apply {
+		if f == "-" {
+			continue
+		}
+		if _, _, err := readManifests(f); err != nil {
+			return fmt.Errorf("--apply: %w", err)
+		}
+	}
+	if o.NodeName == "" {
+		h, err := os.Hostname()
+		if err != nil {
+			return err
+		}
+		o.NodeName = strings.ToLower(h)
+	}
+	if !nodeName.MatchString(o.NodeName) || len(o.NodeName) > 253 {
+		return fmt.Errorf("node name %q is not a DNS name; give one with --node-name", o.NodeName)
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("berth up needs root: it makes loop devices and mounts")
+	}
+	return nil
+}
+
+// nodeName is RFC 1123's subdomain, as the API checks it.
+var nodeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+
+// Up runs an instance until ctx ends or `berth down` asks for its end.
+func Up(ctx context.Context, o Options) error {
+	began := time.Now()
+	if err := o.validate(); err != nil {
+		return err
+	}
+	dir, release, err := Open(o.DataDir)
+	if err != nil {
+		return err
+	}
+	defer release()
+	logs, err := openLogs(dir, o.LogLevel)
+	if err != nil {
+		return err
+	}
+	defer logs.Close()
+	listen, err := chooseListen(o.Listen, dir.Kubeconfig())
+	if err != nil {
+		return err
+	}
+	in := &instance{Options: o, dir: dir, log: logs.berth, say: newProgress(o.Out, began), down: make(chan downRequest)}
+	in.say.line("data directory %s, node %s", dir, o.NodeName)
+
+	start, startCtx := errgroup.WithContext(ctx)
+	start.Go(func() (err error) {
+		in.api, err = apiserver.Start(startCtx, apiserver.Options{
+			Dir: dir.APIServer(), Listen: listen, Kubeconfig: dir.Kubeconfig(), Controllers: o.Controllers, Log: logs.apiserver,
+		})
+		if err == nil {
+			in.say.line("API ready at https://%s", listen)
+		}
+		return err
+	})
+	start.Go(func() error { return in.openStorage(startCtx) })
+	err = start.Wait()
+	defer in.stopAPI()
+	defer in.closeStorage()
+	if err != nil {
+		return err
+	}
+	return in.run(ctx)
+}
+
+// instance is one running `berth up`.
+type instance struct {
+	Options
+	dir    DataDir
+	log    *slog.Logger
+	say    progress
+	api    *apiserver.Process
+	config *rest.Config
+	client kubernetes.Interface
+	rooms  *rooms
+	store  storage
+	ready  readiness
+	down   chan downRequest
+}
+
+// downRequest asks the instance to take everything down; the answer goes to done.
+type downRequest struct{ done chan error }
+
+func (in *instance) stopAPI() {
+	if in.api != nil {
+		in.api.Stop()
+	}
+}
+
+// clients makes the REST configuration: no client-side rate limit (the API server is ours alone), protobuf.
+func (in *instance) clients() error {
+	cfg, err := clientcmd.BuildConfigFromFlags("", in.dir.Kubeconfig())
+	if err != nil {
+		return err
+	}
+	cfg.QPS = -1
+	cfg.UserAgent = "berth/" + in.Version
+	in.config = rest.CopyConfig(cfg)
+	typed := rest.CopyConfig(cfg)
+	typed.AcceptContentTypes, typed.ContentType = "application/vnd.kubernetes.protobuf,application/json", "application/vnd.kubernetes.protobuf"
+	in.client, err = kubernetes.NewForConfig(typed)
+	return err
+}
+
+// run is everything between a ready API and the end.
+func (in *instance) run(ctx context.Context) error {
+	if err := in.clients(); err != nil {
+		return err
+	}
+	applier, err := newApplier(in.config)
+	if err != nil {
+		return err
+	}
+	installed, err := bootstrap(ctx, in.client, applier)
+	if err != nil {
+		return fmt.Errorf("set up the API: %w", err)
+	}
+	if in.rooms, err = in.newRooms(); err != nil {
+		return err
+	}
+	// The rooms outlive ctx by the time that `berth down` needs; they end before the storage and the API do.
+	roomsCtx, stopRooms := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopRooms()
+	work, workCtx := errgroup.WithContext(roomsCtx)
+	in.rooms.start(workCtx, work)
+	if err := in.serveControl(workCtx, work); err != nil {
+		stopRooms()
+		return errors.Join(err, ignoreCancelled(work.Wait()))
+	}
+	work.Go(func() error {
+		select {
+		case <-in.api.Done():
+			return in.api.Err()
+		case <-workCtx.Done():
+			return nil
+		}
+	})
+	work.Go(func() error { return in.becomeReady(workCtx, applier, installed) })
+
+	err = in.untilEnd(ctx, workCtx)
+	stopRooms()
+	return errors.Join(err, ignoreCancelled(work.Wait()))
+}
+
+// untilEnd returns when the user ends the instance or a part of it fails.
+func (in *instance) untilEnd(ctx, workCtx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			in.say.line("stopping; volumes stay mounted (`berth down` takes them away)")
+			return nil
+		case <-workCtx.Done():
+			return nil // work.Wait has the error
+		case r := <-in.down:
+			in.say.line("going down: unmounting and detaching")
+			err := in.teardown(workCtx)
+			r.done <- err
+			if err == nil {
+				return nil
+			}
+			in.say.line("down failed, still running: %v", err)
+		}
+	}
+}
+
+// becomeReady waits for the rooms, then applies the user's manifests.
+func (in *instance) becomeReady(ctx context.Context, a *applier, installed *corev1.ConfigMap) error {
+	if err := in.rooms.waitReady(ctx); err != nil {
+		return err
+	}
+	in.ready.set()
+	in.say.line("ready; kubectl with --kubeconfig %s, or `berth kubectl`", in.dir.Kubeconfig())
+	applied, err := applyOnce(ctx, in.client, a, installed, in.Apply)
+	if len(applied) > 0 {
+		in.say.line("applied %s", describe(applied))
+	}
+	if err != nil {
+		// A refused manifest is the user's to mend; the instance and everything in it goes on.
+		in.say.line("error: %v", err)
+		return nil
+	}
+	return in.follow(ctx, applied)
+}
+
+func ignoreCancelled(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
