@@ -1,0 +1,233 @@
+package pool
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/xfs"
+)
+
+// In a volume's directory.
+const (
+	diskName     = "disk"
+	describeName = "volume.json"
+)
+
+// Prefixes of directories that are no volumes (a volume id has no dot): being made, being removed.
+const (
+	makingPrefix   = ".making-"
+	removingPrefix = ".removing-"
+)
+
+// extentBytes is the unit in which XFS allocates a volume's file: docs/driver.md has the measurement.
+const extentBytes = 256 << 10
+
+// Spec asks for a volume.
+type Spec struct {
+	ID, Name   string
+	SizeBytes  int64
+	FSType     string
+	Parameters map[string]string
+}
+
+// Create makes a volume, durably. ErrExists returns the volume that is there. ErrNoSpace and ErrTooLarge leave nothing
+// behind.
+func (p *Pool) Create(s Spec) (Volume, error) {
+	if err := ValidID(s.ID); err != nil {
+		return Volume{}, err
+	}
+	if v, err := p.Get(s.ID); err == nil {
+		return v, fmt.Errorf("%w: %s", ErrExists, s.ID)
+	}
+	v := Volume{
+		Version: volumeVersion, ID: s.ID, Name: s.Name, SizeBytes: RoundSize(s.SizeBytes), SectorBytes: p.sector,
+		FSType: s.FSType, Content: Fresh, Parameters: s.Parameters, Created: time.Now().UTC(),
+	}
+	if err := p.reserve(v.SizeBytes); err != nil {
+		return Volume{}, err
+	}
+	if err := p.make(v); err != nil {
+		p.release(v.SizeBytes)
+		return Volume{}, fmt.Errorf("make volume %s: %w", v.ID, err)
+	}
+	p.remember(v)
+	return v, nil
+}
+
+func (p *Pool) make(v Volume) error {
+	making := p.path(volumesName, makingPrefix+v.ID)
+	err := boundary.Do("pool/make-volume", func() error { return makeFiles(making, v) })
+	if err == nil {
+		// The name makes it a volume. The sync makes all of it durable (replaceFile says why).
+		err = boundary.Do("pool/name-volume", func() error {
+			if err := unix.Renameat2(unix.AT_FDCWD, making, unix.AT_FDCWD, p.Directory(v.ID), unix.RENAME_NOREPLACE); err != nil {
+				return err
+			}
+			return syncDirectory(p.path(volumesName))
+		})
+	}
+	if err != nil {
+		return errors.Join(err, boundary.Do("pool/give-up-volume", func() error { return os.RemoveAll(making) }))
+	}
+	return nil
+}
+
+func makeFiles(dir string, v Volume) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	disk, err := os.OpenFile(filepath.Join(dir, diskName), os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer disk.Close()
+	if err := xfs.SetExtentSize(disk, extentBytes); err != nil {
+		return err
+	}
+	if err := disk.Truncate(v.SizeBytes); err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeData(filepath.Join(dir, describeName), append(data, '\n'))
+}
+
+// Get returns a volume, or ErrNotFound.
+func (p *Pool) Get(id string) (Volume, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v, ok := p.volumes[id]
+	if !ok {
+		return Volume{}, fmt.Errorf("%w: %s", ErrNotFound, clip(id))
+	}
+	v.Parameters = maps.Clone(v.Parameters)
+	return v, nil
+}
+
+// List returns all volumes, ordered by id.
+func (p *Pool) List() []Volume {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.SortedFunc(maps.Values(p.volumes), func(a, b Volume) int { return strings.Compare(a.ID, b.ID) })
+}
+
+// Directory of the volume id, which the caller has from Get.
+func (p *Pool) Directory(id string) string { return p.path(volumesName, id) }
+
+// Disk is the file with the volume's data.
+func (p *Pool) Disk(id string) string { return filepath.Join(p.Directory(id), diskName) }
+
+// SetContent notes, durably, whose bytes are in the volume, and which filesystem.
+func (p *Pool) SetContent(id string, c Content, fsType string) error {
+	v, err := p.Get(id)
+	if err != nil {
+		return err
+	}
+	if v.Content == c && v.FSType == fsType {
+		return nil
+	}
+	v.Content, v.FSType = c, fsType
+	return p.describe(v)
+}
+
+// Resize grows the volume to at least bytes: the promise first, then the description, then the file. A volume that is
+// that large already stays.
+func (p *Pool) Resize(id string, bytes int64) (Volume, error) {
+	v, err := p.Get(id)
+	if err != nil {
+		return Volume{}, err
+	}
+	more := RoundSize(bytes) - v.SizeBytes
+	if more <= 0 {
+		return v, nil
+	}
+	if err := p.reserve(more); err != nil {
+		return Volume{}, err
+	}
+	v.SizeBytes += more
+	if err := p.describe(v); err != nil {
+		p.release(more)
+		return Volume{}, err
+	}
+	err = boundary.Do("pool/extend-volume", func() error { return os.Truncate(p.Disk(id), v.SizeBytes) })
+	if err != nil {
+		return Volume{}, fmt.Errorf("extend volume %s: %w", id, err)
+	}
+	return v, nil
+}
+
+func (p *Pool) describe(v Volume) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	err = boundary.Do("pool/describe-volume", func() error {
+		return replaceFile(p.Directory(v.ID), describeName, append(data, '\n'))
+	})
+	if err != nil {
+		return fmt.Errorf("write the description of volume %s: %w", v.ID, err)
+	}
+	p.remember(v)
+	return nil
+}
+
+func (p *Pool) remember(v Volume) {
+	p.mu.Lock()
+	p.volumes[v.ID] = v
+	p.mu.Unlock()
+}
+
+// Delete removes a volume; one that is not there is success. Nothing may have its disk attached.
+func (p *Pool) Delete(id string) error {
+	v, err := p.Get(id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	removing := p.path(volumesName, removingPrefix+id)
+	// Once it has this name the volume is gone, also after a power cut; what follows may be done at the next start.
+	err = boundary.Do("pool/unname-volume", func() error {
+		if err := os.Rename(p.Directory(id), removing); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return syncDirectory(p.path(volumesName))
+	})
+	if err != nil {
+		return fmt.Errorf("delete volume %s: %w", id, err)
+	}
+	p.mu.Lock()
+	delete(p.volumes, id)
+	p.mu.Unlock()
+	if err := removeFiles(removing); err != nil {
+		// The promise stays until the space is free in truth: the next start finishes it.
+		return fmt.Errorf("delete volume %s: %w", id, err)
+	}
+	p.release(v.SizeBytes)
+	return nil
+}
+
+// removeFiles frees a volume's blocks, then its directory. Truncating frees them at once; unlinking alone leaves it to XFS's
+// background work, or to a loop device that is still going.
+func removeFiles(dir string) error {
+	return boundary.Do("pool/remove-volume", func() error {
+		if err := os.Truncate(filepath.Join(dir, diskName), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return os.RemoveAll(dir)
+	})
+}

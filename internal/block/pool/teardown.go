@@ -1,0 +1,151 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/loop"
+	"berth.io/berth/internal/host/mountpoint"
+)
+
+// Teardown unmounts everything that comes from the pools under dir (<data directory>/pools), in the order in which
+// that works: what pods see, what is staged, the volumes' loop devices, the pools themselves. It needs no running
+// driver, and fails with ErrInUse when there is one. Data stays; the next Open goes on with it. Nothing there is success.
+func Teardown(dir string) error {
+	locks, err := filepath.Glob(filepath.Join(dir, "*.lock"))
+	if err != nil {
+		return err
+	}
+	for _, path := range locks {
+		name := strings.TrimSuffix(filepath.Base(path), ".lock")
+		if err := teardownPool(dir, name); err != nil {
+			return fmt.Errorf("take down pool %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func teardownPool(dir, name string) error {
+	lock, err := takeLock(dir, name)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	at := MountPoint(dir, name)
+	loops, err := loopsUnder(filepath.Join(at, volumesName))
+	if err != nil {
+		return err
+	}
+	mounts, err := mountpoint.List()
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, m := range slices.Backward(mounts) {
+		if !slices.ContainsFunc(loops, func(l loop.Info) bool { return comesFrom(m, l.Number) }) {
+			continue
+		}
+		if err := boundary.Do("pool/teardown-unmount-volume", func() error { return mountpoint.Unmount(m.Path) }); err != nil {
+			failed = append(failed, err)
+		}
+	}
+	for _, l := range loops {
+		if err := boundary.Do("pool/teardown-detach-volume", func() error { return loop.Detach(l.Number) }); err != nil {
+			failed = append(failed, err)
+		}
+	}
+	if len(failed) > 0 {
+		return errors.Join(failed...)
+	}
+	if is, err := mountpoint.Is(at); err != nil || !is {
+		return err
+	}
+	// The pool's own loop device goes with the mount (AutoClear).
+	return boundary.Do("pool/teardown-unmount", func() error { return mountpoint.Unmount(at) })
+}
+
+// comesFrom says whether m shows loop device n: its filesystem, or the device node itself. btrfs has device numbers of its
+// own, so the source's name counts as well.
+func comesFrom(m mountpoint.Entry, n int) bool {
+	const loopMajor = 7
+	node := "/loop" + strconv.Itoa(n)
+	return m.Major == loopMajor && m.Minor == n || m.Source == loop.Path(n) || m.FSType == "devtmpfs" && m.Root == node
+}
+
+// Survey is what is there of a pool, read without opening it.
+type Survey struct {
+	Name    string `json:"name"`
+	Mounted bool   `json:"mounted"`
+	// Volumes by id: whoever asks knows which of them somebody wants.
+	Volumes []Volume `json:"volumes,omitempty"`
+	// Damaged: volume directories whose description cannot be read.
+	Damaged []string `json:"damaged,omitempty"`
+	// Unfinished: directories of volumes that a crash left half made or half removed; the next Open removes them.
+	Unfinished []string `json:"unfinished,omitempty"`
+	// Loops without a volume, by device path.
+	Loops []string `json:"loops,omitempty"`
+}
+
+// Look surveys the pools under dir, whether or not a driver has them open. Volumes being made or removed at this
+// moment by a running driver can show as unfinished.
+func Look(dir string) ([]Survey, error) {
+	locks, err := filepath.Glob(filepath.Join(dir, "*.lock"))
+	if err != nil {
+		return nil, err
+	}
+	var out []Survey
+	for _, path := range locks {
+		s, err := lookAt(dir, strings.TrimSuffix(filepath.Base(path), ".lock"))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+func lookAt(dir, name string) (Survey, error) {
+	at := MountPoint(dir, name)
+	s := Survey{Name: name}
+	var err error
+	if s.Mounted, err = mountpoint.Is(at); err != nil {
+		return s, err
+	}
+	volumes := filepath.Join(at, volumesName)
+	if s.Mounted {
+		entries, err := os.ReadDir(volumes)
+		if err != nil {
+			return s, err
+		}
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), ".") {
+				s.Unfinished = append(s.Unfinished, e.Name())
+				continue
+			}
+			data, err := os.ReadFile(filepath.Join(volumes, e.Name(), describeName))
+			var v Volume
+			if err == nil {
+				v, err = parseVolume(e.Name(), data)
+			}
+			if err != nil {
+				s.Damaged = append(s.Damaged, e.Name())
+				continue
+			}
+			s.Volumes = append(s.Volumes, v)
+		}
+	}
+	loops, err := loopsUnder(volumes)
+	for _, l := range loops {
+		known := slices.ContainsFunc(s.Volumes, func(v Volume) bool { return v.ID == volumeOf(l) })
+		if l.Deleted || !known {
+			s.Loops = append(s.Loops, loop.Path(l.Number))
+		}
+	}
+	return s, err
+}

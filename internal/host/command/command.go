@@ -1,0 +1,89 @@
+// Package command runs external programs: absolute path, no shell, a deadline, bounded output, the program's whole
+// process group killed when the deadline has passed.
+package command
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// ErrMissing says that a program is not installed.
+var ErrMissing = errors.New("program not installed")
+
+// Error is a program that ran and failed.
+type Error struct {
+	Program string
+	Exit    int // -1 when a signal ended it
+	Output  string
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("%s: exit status %d: %s", e.Program, e.Exit, strings.Join(strings.Fields(e.Output), " "))
+}
+
+const outputLimit = 8 << 10
+
+var directories = []string{"/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"}
+
+// Find returns the absolute path of a program, from the system's directories and not from $PATH.
+func Find(program string) (string, error) {
+	for _, dir := range directories {
+		path := filepath.Join(dir, program)
+		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%w: %s", ErrMissing, program)
+}
+
+// Run runs program, for at most timeout, and returns what it wrote to stdout and stderr, at most 8 KiB of it. It does not
+// inherit the environment. A non-zero exit is *Error.
+func Run(ctx context.Context, timeout time.Duration, program string, args ...string) (string, error) {
+	path, err := Find(program)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	cmd.Dir = "/"
+	// It must not outlive this process: the next one would format beside it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second // a grandchild may keep the pipe open
+	var out bounded
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err = cmd.Run()
+	if err == nil {
+		return out.String(), nil
+	}
+	if ctx.Err() != nil {
+		return out.String(), fmt.Errorf("%s: killed after %s: %w", program, timeout, ctx.Err())
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return out.String(), &Error{Program: program, Exit: exit.ExitCode(), Output: out.String()}
+	}
+	return out.String(), fmt.Errorf("run %s: %w", path, err)
+}
+
+// bounded keeps the first outputLimit bytes and swallows the rest.
+type bounded struct{ kept bytes.Buffer }
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if room := outputLimit - b.kept.Len(); room > 0 {
+		b.kept.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+func (b *bounded) String() string { return b.kept.String() }

@@ -1,0 +1,195 @@
+// Package loop attaches files as block devices through the kernel's loop driver, by ioctl and without forking losetup.
+//
+// What flows in is a file; what flows out is /dev/loopN with direct I/O, so that data is cached once (by the
+// filesystem on the device) and an fsync inside it reaches the file. A file is known by its device and inode, never by
+// its path: LOOP_GET_STATUS64 reports them, and they stay true through renames and bind mounts. This package never
+// reads or writes what a device holds.
+//
+// LOOP_CONFIGURE needs Linux 5.8.
+package loop
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoDevices says that the kernel (or the container) offers no loop devices at all.
+var ErrNoDevices = errors.New("no loop devices here")
+
+const controlPath = "/dev/loop-control"
+
+// Options of an attachment.
+type Options struct {
+	// SectorBytes is the device's logical block size: 512 or 4096. It must not be smaller than what direct I/O on the
+	// backing file can do, or the kernel falls back to buffered I/O.
+	SectorBytes uint32
+	// AutoClear lets the kernel detach the device at its last close or unmount: a process that dies between attaching
+	// and mounting leaves nothing behind.
+	AutoClear bool
+	ReadOnly  bool
+}
+
+// File identifies a backing file.
+type File struct{ Device, Inode uint64 }
+
+// FileOf returns the identity of an open file.
+func FileOf(f *os.File) (File, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return File{}, fmt.Errorf("stat %s: %w", f.Name(), err)
+	}
+	return File{Device: st.Dev, Inode: st.Ino}, nil
+}
+
+// Path is the device node of loop device number n.
+func Path(n int) string { return "/dev/loop" + strconv.Itoa(n) }
+
+// Table attaches files, each one once. It remembers what it attached and asks the kernel whether it is still so, since a
+// device with AutoClear goes by itself. Only one process may attach the files of one Table's owner.
+type Table struct {
+	mu       sync.Mutex
+	attached map[File]int
+}
+
+// NewTable knows what is attached at this moment.
+func NewTable() (*Table, error) {
+	infos, err := List()
+	if err != nil {
+		return nil, err
+	}
+	t := &Table{attached: make(map[File]int, len(infos))}
+	for _, i := range infos {
+		t.attached[i.File] = i.Number
+	}
+	return t, nil
+}
+
+// Attach makes f the backing file of a loop device and returns the device, open. With AutoClear the caller keeps it
+// open until it has mounted it. The same file again gives the same device, whatever the options. It does not wait.
+func (t *Table) Attach(f *os.File, o Options) (*os.File, error) {
+	id, err := FileOf(f)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if dev, ok := t.openLocked(id); ok {
+		return dev, nil
+	}
+	dev, n, err := configure(f, o)
+	if err != nil {
+		return nil, fmt.Errorf("attach %s to a loop device: %w", f.Name(), err)
+	}
+	t.attached[id] = n
+	return dev, nil
+}
+
+// Open returns the device that id is attached to, open; false when it is not attached.
+func (t *Table) Open(id File) (*os.File, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.openLocked(id)
+}
+
+func (t *Table) openLocked(id File) (*os.File, bool) {
+	n, ok := t.attached[id]
+	if !ok {
+		return nil, false
+	}
+	dev, err := os.OpenFile(Path(n), os.O_RDWR|unix.O_CLOEXEC, 0)
+	if err == nil {
+		// Checked while it is open: an open device with AutoClear cannot be detached by the kernel.
+		if info, err := unix.IoctlLoopGetStatus64(int(dev.Fd())); err == nil && (File{info.Device, info.Inode}) == id {
+			return dev, true
+		}
+		dev.Close()
+	}
+	delete(t.attached, id)
+	return nil, false
+}
+
+// Detach lets id's device go. Where something still holds it open the kernel detaches it at the last close. Not
+// attached is success.
+func (t *Table) Detach(id File) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	dev, ok := t.openLocked(id)
+	if !ok {
+		return nil
+	}
+	defer dev.Close()
+	delete(t.attached, id)
+	return clear(dev)
+}
+
+// Detach lets the numbered device go.
+func Detach(n int) error {
+	dev, err := os.OpenFile(Path(n), os.O_RDWR|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	return clear(dev)
+}
+
+func clear(dev *os.File) error {
+	if err := unix.IoctlSetInt(int(dev.Fd()), unix.LOOP_CLR_FD, 0); err != nil && !errors.Is(err, unix.ENXIO) {
+		return fmt.Errorf("detach %s: %w", dev.Name(), err)
+	}
+	return nil
+}
+
+// SetCapacity makes the device as large as its file is now.
+func SetCapacity(dev *os.File) error {
+	if err := unix.IoctlSetInt(int(dev.Fd()), unix.LOOP_SET_CAPACITY, 0); err != nil {
+		return fmt.Errorf("set the capacity of %s: %w", dev.Name(), err)
+	}
+	return nil
+}
+
+// configure takes a free device. Another process may take the one that LOOP_CTL_GET_FREE named: then there is another.
+func configure(f *os.File, o Options) (*os.File, int, error) {
+	control, err := os.OpenFile(controlPath, os.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, 0, fmt.Errorf("%w: %w (load the kernel's loop module, or give the container %s)", ErrNoDevices, err, controlPath)
+	}
+	defer control.Close()
+	config := unix.LoopConfig{Fd: uint32(f.Fd()), Size: o.SectorBytes}
+	config.Info.Flags = unix.LO_FLAGS_DIRECT_IO
+	if o.AutoClear {
+		config.Info.Flags |= unix.LO_FLAGS_AUTOCLEAR
+	}
+	if o.ReadOnly {
+		config.Info.Flags |= unix.LO_FLAGS_READ_ONLY
+	}
+	copy(config.Info.File_name[:len(config.Info.File_name)-1], f.Name())
+	const races = 64
+	for range races {
+		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			return nil, 0, fmt.Errorf("%w: ask for a free one: %w", ErrNoDevices, err)
+		}
+		dev, err := os.OpenFile(Path(n), os.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, 0, fmt.Errorf("%w: %w", ErrNoDevices, err)
+		}
+		err = unix.IoctlLoopConfigure(int(dev.Fd()), &config)
+		if err == nil {
+			return dev, n, nil
+		}
+		dev.Close()
+		if !errors.Is(err, unix.EBUSY) {
+			return nil, 0, fmt.Errorf("configure %s: %w", Path(n), err)
+		}
+	}
+	return nil, 0, fmt.Errorf("lost the race for a free loop device %d times", races)
+}
