@@ -6,7 +6,7 @@ DATA_DIR ?= /var/lib/berth
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 export CGO_ENABLED ?= 1
 
-.PHONY: help run test build setup unit component e2e kill lint fuzz bench clean generate
+.PHONY: help run test build setup unit component e2e kill kill-sample lint fuzz bench clean generate
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ e2e: build ## one test per user story: the real `berth up`, driven by kubectl (r
 
 kill: build ## kill -9 at every step boundary, all of them (root; long)
 	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_KILL_SAMPLE=all go test -count=1 -timeout 120m -v ./test/kill
+
+kill-sample: build ## twelve of them (root)
+	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_KILL_SAMPLE=12 go test -count=1 -timeout 20m -v ./test/kill
 
 fuzz: ## each fuzz target for 20 s
 	@scripts/fuzz.sh 20s
