@@ -1,0 +1,319 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+
+	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/mount"
+	"berth.io/berth/internal/trace"
+)
+
+const (
+	// patience is how long an unfinished mount stays unreported: most are done by then, and a write of "Pending" on the
+	// way to "Running" would only delay it.
+	patience = 200 * time.Millisecond
+	// patienceReady is the same for a pod that was Ready before this process started.
+	patienceReady = 2 * time.Second
+	// waitingPause spaces the reports of a pod whose reasons to wait keep changing.
+	waitingPause = time.Second
+)
+
+// sync takes the pod one step on. It waits for nothing: the mount room, the informer or a timer calls it again.
+func (p *pods) sync(ctx context.Context, uid types.UID) error {
+	s := p.state(uid)
+	if s == nil {
+		return p.clear(uid) // on the disk only
+	}
+	pod, gone := s.current()
+	switch {
+	case gone:
+		return p.bury(s, uid)
+	case pod.DeletionTimestamp != nil:
+		return p.finish(ctx, s, pod)
+	case ended(pod):
+		return p.retire(s, pod)
+	}
+	if over, err := p.deadline(ctx, s, pod); over || err != nil {
+		return err
+	}
+	p.set(s, pod)
+	return p.report(ctx, s, pod)
+}
+
+func ended(pod *v1.Pod) bool {
+	return pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
+}
+
+// releases says whether an ended pod gives its volumes back: unless the node keeps those of terminated pods.
+func (p *pods) releases(pod *v1.Pod) bool {
+	if !ended(pod) {
+		return false
+	}
+	node := p.node.get()
+	return node == nil || node.Annotations[keepTerminatedAnnotation] != "true"
+}
+
+// set makes the pod's volumes desired; again when something that a volume can show has changed.
+func (p *pods) set(s *podState, pod *v1.Pod) {
+	if old := s.set; old != nil && old.Generation == pod.Generation &&
+		maps.Equal(old.Labels, pod.Labels) && maps.Equal(old.Annotations, pod.Annotations) {
+		return
+	}
+	s.set = pod
+	if p.opts.Volumes != nil {
+		p.opts.Volumes.SetPod(pod)
+	}
+	p.opts.Mount.SetPod(pod)
+}
+
+// report writes the status when it differs from what the API has.
+func (p *pods) report(ctx context.Context, s *podState, pod *v1.Pod) error {
+	vols := p.opts.Mount.Status(pod.UID)
+	waiting := waitingFor(vols)
+	if waiting != "" {
+		if pause := p.pauseBefore(s, waiting); pause > 0 {
+			p.queue.AddAfter(pod.UID, pause)
+			return nil
+		}
+	}
+	status := holderStatus(pod, vols, p.hostIPs(), metav1.Now())
+	paths := pod.Annotations[pathsAnnotation]
+	if vols.AllMounted && (len(vols.Volumes) > 0 || paths != "") {
+		paths = pathsOf(vols)
+	}
+	written, err := p.write(ctx, s, pod, status, paths)
+	if err != nil || !written {
+		return err
+	}
+	p.tell(s, pod, vols, waiting)
+	return nil
+}
+
+// pauseBefore is how long the report of an unready pod can wait for better news.
+func (p *pods) pauseBefore(s *podState, waiting string) time.Duration {
+	limit := patience
+	if s.wasReady {
+		limit = patienceReady
+	}
+	pause := limit - time.Since(s.firstSeen)
+	if !s.lastWrite.IsZero() && waiting != s.lastWaiting {
+		pause = max(pause, waitingPause-time.Since(s.lastWrite))
+	}
+	return pause
+}
+
+// tell puts the news of a written status into the trace, the metrics, and once per pod into an event.
+func (p *pods) tell(s *podState, pod *v1.Pod, vols mount.PodStatus, waiting string) {
+	entry := trace.Entry{Step: trace.Running, State: trace.Waiting, Detail: waiting, Pod: trace.Pod(pod), Node: p.opts.Node}
+	if waiting == "" {
+		entry.State, entry.Detail = trace.Done, fmt.Sprintf("all %d volumes are mounted; %s", len(vols.Volumes), holderMessage(pod))
+	}
+	switch {
+	case waiting == "" && !s.wasReady:
+		s.wasReady = true
+		p.metrics.ready.Observe(time.Since(s.firstSeen).Seconds())
+		p.opts.Trace.Record(entry)
+	case waiting != "" && waiting != s.lastWaiting:
+		s.wasReady = false
+		p.opts.Trace.Record(entry)
+	}
+	s.lastWaiting = waiting
+	if waiting == "" && !s.told && pod.Spec.RestartPolicy != v1.RestartPolicyAlways && pod.Spec.RestartPolicy != "" {
+		s.told = true
+		p.opts.Events.Event(pod, v1.EventTypeWarning, "NoContainerRuntime", jobMessage)
+	}
+}
+
+func (p *pods) hostIPs() []v1.HostIP {
+	node := p.node.get()
+	if node == nil {
+		return nil
+	}
+	var ips []v1.HostIP
+	for _, a := range node.Status.Addresses {
+		if a.Type == v1.NodeInternalIP {
+			ips = append(ips, v1.HostIP{IP: a.Address})
+		}
+	}
+	return ips
+}
+
+// write brings status and paths to the API in one request: the status subresource of a pod takes annotations too, so
+// nobody can see a Ready pod without its paths. The patch names the UID: a pod of the same name made meanwhile is not hit.
+func (p *pods) write(ctx context.Context, s *podState, pod *v1.Pod, status v1.PodStatus, paths string) (bool, error) {
+	if equality.Semantic.DeepEqual(pod.Status, status) && pod.Annotations[pathsAnnotation] == paths {
+		return false, nil
+	}
+	patch, err := podPatch(pod, status, paths)
+	if err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	var now *v1.Pod
+	err = boundary.Do("node/write-pod-status", func() error {
+		now, err = p.opts.Client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+		return err
+	})
+	switch {
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err): // gone, or another pod has its name: the informer says which
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("write the status of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	s.lastWrite = time.Now()
+	s.update(now)
+	return true, nil
+}
+
+func podPatch(pod *v1.Pod, status v1.PodStatus, paths string) ([]byte, error) {
+	old := v1.Pod{Status: pod.Status}
+	now := v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: pod.UID}, Status: status}
+	if was, ok := pod.Annotations[pathsAnnotation]; ok {
+		old.Annotations = map[string]string{pathsAnnotation: was}
+	}
+	if paths != "" {
+		now.Annotations = map[string]string{pathsAnnotation: paths}
+	}
+	before, err := json.Marshal(old)
+	if err != nil {
+		return nil, err
+	}
+	after, err := json.Marshal(now)
+	if err != nil {
+		return nil, err
+	}
+	patch, err := strategicpatch.CreateTwoWayMergePatch(before, after, v1.Pod{})
+	if err != nil {
+		return nil, fmt.Errorf("compare the status of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return patch, nil
+}
+
+// deadline ends a pod that has been here longer than its activeDeadlineSeconds.
+func (p *pods) deadline(ctx context.Context, s *podState, pod *v1.Pod) (over bool, err error) {
+	limit, start := pod.Spec.ActiveDeadlineSeconds, pod.Status.StartTime
+	if limit == nil {
+		return false, nil
+	}
+	if start == nil {
+		return false, nil // the first status brings the start, and the informer brings the pod back here
+	}
+	if left := time.Until(start.Add(time.Duration(*limit) * time.Second)); left > 0 {
+		p.queue.AddAfter(pod.UID, left)
+		return false, nil
+	}
+	message := "Pod was active on the node longer than the specified deadline"
+	if _, err := p.write(ctx, s, pod, endedStatus(pod, v1.PodFailed, deadlineReason, message, metav1.Now()), pod.Annotations[pathsAnnotation]); err != nil {
+		return true, err
+	}
+	p.opts.Events.Event(pod, v1.EventTypeNormal, deadlineReason, message)
+	p.queue.Add(pod.UID)
+	return true, nil
+}
+
+// retire gives back the volumes of a pod that has ended, and keeps the pod.
+func (p *pods) retire(s *podState, pod *v1.Pod) error {
+	if !p.releases(pod) {
+		return nil
+	}
+	s.set = nil
+	p.release(pod.UID)
+	return nil
+}
+
+// release makes the pod's volumes undesired; true when nothing of it is mounted any more.
+func (p *pods) release(uid types.UID) bool {
+	p.opts.Mount.ReleasePod(uid)
+	if !p.opts.Mount.Status(uid).AllUnmounted {
+		return false // the mount room calls changed
+	}
+	if p.opts.Volumes != nil {
+		p.opts.Volumes.ReleasePod(uid)
+	}
+	return true
+}
+
+// clear releases the pod and removes its directory.
+func (p *pods) clear(uid types.UID) error {
+	if !p.release(uid) {
+		return nil
+	}
+	return removePodDir(filepath.Join(p.opts.DataDir, "pods"), uid)
+}
+
+// bury ends the agent's part of a pod that the API no longer has.
+func (p *pods) bury(s *podState, uid types.UID) error {
+	if !p.release(uid) {
+		return nil
+	}
+	if err := removePodDir(filepath.Join(p.opts.DataDir, "pods"), uid); err != nil {
+		return err
+	}
+	if !s.deletedSeen.IsZero() {
+		p.metrics.gone.Observe(time.Since(s.deletedSeen).Seconds())
+	}
+	p.forget(uid)
+	return nil
+}
+
+// finish takes down a pod that is being deleted: unmount, remove the directory, and only then let the API forget it. A
+// holder has nothing to stop, so no grace period is waited for.
+func (p *pods) finish(ctx context.Context, s *podState, pod *v1.Pod) error {
+	if s.deletedSeen.IsZero() {
+		s.deletedSeen = time.Now()
+	}
+	s.set = nil
+	if !p.release(pod.UID) {
+		return nil
+	}
+	if err := removePodDir(filepath.Join(p.opts.DataDir, "pods"), pod.UID); err != nil {
+		return err
+	}
+	if s.finished {
+		return nil // finalizers hold it
+	}
+	if err := p.finalStatus(ctx, s, pod); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	now := int64(0)
+	uid := pod.UID
+	err := boundary.Do("node/delete-pod", func() error {
+		return p.opts.Client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+			GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &uid},
+		})
+	})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	s.finished = true
+	return nil
+}
+
+// finalStatus ends the pod before its deletion where somebody waits for that: a finalizer's owner (the Job controller
+// counts a pod only when it has ended). Otherwise the write would only delay the deletion.
+func (p *pods) finalStatus(ctx context.Context, s *podState, pod *v1.Pod) error {
+	if ended(pod) || len(pod.Finalizers) == 0 {
+		return nil
+	}
+	phase := v1.PodSucceeded
+	if pod.Spec.RestartPolicy != v1.RestartPolicyAlways {
+		phase = v1.PodFailed // its command never ran
+	}
+	_, err := p.write(ctx, s, pod, endedStatus(pod, phase, holderReason, "deleted; the pod held volumes and ran nothing", metav1.Now()), pod.Annotations[pathsAnnotation])
+	return err
+}
