@@ -2,117 +2,338 @@ package mount
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
 	"berth.io/berth/internal/plugin"
-	"berth.io/berth/internal/trace"
 )
 
-// Options is what a Manager needs. Client, Informers, Plugins, DataDir and Node must be set.
-type Options struct {
-	Client    kubernetes.Interface
-	Informers informers.SharedInformerFactory
-	Plugins   *plugin.Registry
-	// DataDir is the root of pods/ and plugins/ (the kubelet's root directory).
-	DataDir string
-	// Node is the name of this node.
-	Node string
-	// AttachOnController: the attach room attaches, and the node waits for node.status.volumesAttached. Without it the
-	// node attaches by itself.
-	AttachOnController bool
-	Events             record.EventRecorder
-	Trace              *trace.Journal
-	Log                *slog.Logger
-	Metrics            prometheus.Registerer
-	// OnChange is called after the status of a pod's volumes has changed, from any goroutine and without a lock held.
-	// It must not block; the pod's Status can be asked from within it.
-	OnChange func(podUID types.UID)
-}
+// refreshPeriod is how often volumes with changing sources are published again in any case: drivers with
+// requiresRepublish count on it (the kubelet does it with each sync of the pod, every 60 to 90 s).
+const refreshPeriod = 90 * time.Second
 
-// PodStatus is what has become of a pod's volumes.
-type PodStatus struct {
-	// Volumes in the order of pod.spec.volumes; those that no container uses are left out, as the kubelet does. After
-	// ReleasePod: what is still mounted.
-	Volumes []VolumeStatus
-	// AllMounted: every volume that a container uses is mounted (true for a pod without any).
-	AllMounted bool
-	// AllUnmounted: nothing of the pod is mounted or may be mounted, and its volume directories are gone (true for a
-	// pod that the manager does not know).
-	AllUnmounted bool
-}
+// lanesWidth is how many operations of one driver may be under way at once.
+const lanesWidth = 32
 
-// VolumeStatus is one volume of a pod.
-type VolumeStatus struct {
-	// Name is pod.spec.volumes[].name; for a volume that is only found on the disk, its directory's name.
-	Name string
-	// PV is the PersistentVolume's name; empty for inline volumes.
-	PV string
-	// Mode tells whether Path is a directory or a device node.
-	Mode    v1.PersistentVolumeMode
-	Mounted bool
-	// Path on the host, when Mounted.
-	Path string
-	// Waiting is the reason why the volume is not mounted yet (or not unmounted yet), for a user; empty when nothing is waited for.
-	Waiting string
-	// Since when Waiting or Err holds.
-	Since time.Time
-	// Err is the last failure, nil after a success.
-	Err error
-}
-
-// Holder is an operation under way: who holds the volume, with which step, since when.
-type Holder struct {
-	Volume v1.UniqueVolumeName
-	PV     string
-	Step   trace.Step
-	Pod    trace.ObjectRef
-	Since  time.Time
-}
-
-// Manager is the node's volume manager.
+// Manager is the node's volume manager. All state is under one lock, which is never held during an operation.
 type Manager struct {
-	opts Options
+	opts    Options
+	log     *slog.Logger
+	metrics *metrics
+	claims  corelisters.PersistentVolumeClaimLister
+	pvs     corelisters.PersistentVolumeLister
+	synced  []cache.InformerSynced
+	journal *nodeJournal
+
+	// reportDue and journalDue hold at most one signal each.
+	reportDue  chan struct{}
+	journalDue chan struct{}
+
+	mu      sync.Mutex
+	ctx     context.Context // Run's
+	running sync.WaitGroup
+	// ready: the caches are filled and the disk is read; before, pods are only noted.
+	ready    bool
+	complete bool
+	draining bool
+	pods     map[types.UID]*podEntry
+	order    int
+	volumes  map[v1.UniqueVolumeName]*volume
+	byClaim  map[types.NamespacedName]map[types.UID]*podEntry
+	lanes    map[string]chan struct{}
+
+	// node is the newest version of this node's object that was seen, from the watch or in answer to a patch.
+	node     *v1.Node
+	attached map[v1.UniqueVolumeName]string // node.status.volumesAttached: name → device path
+	reported map[v1.UniqueVolumeName]bool   // what the API's volumesInUse is known to contain
+	settled  chan struct{}                  // closed and replaced whenever a report or a forget has happened
 }
 
 // New makes a Manager and adds its event handlers to the informers; nothing runs before Run.
-func New(opts Options) (*Manager, error) {
-	return &Manager{opts: opts}, nil
+func New(o Options) (*Manager, error) {
+	switch {
+	case o.Client == nil || o.Informers == nil || o.Plugins == nil:
+		return nil, errors.New("volume manager: client, informers and plugins are needed")
+	case o.DataDir == "" || o.Node == "":
+		return nil, errors.New("volume manager: data directory and node name are needed")
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Events == nil {
+		o.Events = &record.FakeRecorder{} // without a channel it drops them
+	}
+	if o.OnChange == nil {
+		o.OnChange = func(types.UID) {}
+	}
+	core := o.Informers.Core().V1()
+	m := &Manager{
+		opts:       o,
+		log:        o.Log,
+		claims:     core.PersistentVolumeClaims().Lister(),
+		pvs:        core.PersistentVolumes().Lister(),
+		journal:    newNodeJournal(o.DataDir),
+		reportDue:  make(chan struct{}, 1),
+		journalDue: make(chan struct{}, 1),
+		pods:       map[types.UID]*podEntry{},
+		volumes:    map[v1.UniqueVolumeName]*volume{},
+		byClaim:    map[types.NamespacedName]map[types.UID]*podEntry{},
+		lanes:      map[string]chan struct{}{},
+		attached:   map[v1.UniqueVolumeName]string{},
+		reported:   map[v1.UniqueVolumeName]bool{},
+		settled:    make(chan struct{}),
+	}
+	m.metrics = newMetrics(m, o.Metrics)
+	if err := m.watch(); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 // Run rebuilds the actual state from the disk, then mounts and unmounts until ctx ends and all operations have returned.
 func (m *Manager) Run(ctx context.Context) error {
+	if !cache.WaitForCacheSync(ctx.Done(), m.synced...) {
+		return nil // ctx has ended
+	}
+	found := m.scan()
+	m.mu.Lock()
+	m.ctx = ctx
+	m.adopt(found)
+	m.adoptAttached(ctx)
+	m.ready = true
+	for _, e := range m.pods {
+		if e.pod != nil && !e.released {
+			m.resolvePod(e)
+		}
+	}
+	if m.complete {
+		m.releaseUnknown()
+	}
+	m.kickAll()
+	m.mu.Unlock()
+
+	m.start(m.reportLoop)
+	m.start(m.journalLoop)
+	m.start(m.refreshLoop)
 	<-ctx.Done()
+	m.mu.Lock()
+	m.ready = false // no goroutine starts any more
+	for _, v := range m.volumes {
+		if v.timer != nil {
+			v.timer.Stop()
+		}
+	}
+	m.mu.Unlock()
+	m.running.Wait()
 	return nil
 }
 
+// start runs f until ctx ends; Run waits for it.
+func (m *Manager) start(f func(context.Context)) {
+	m.running.Add(1)
+	go func() {
+		defer m.running.Done()
+		f(m.ctx)
+	}()
+}
+
 // SetPod makes the pod's volumes desired. It is idempotent; a new version of the pod refreshes what it changes.
-func (m *Manager) SetPod(pod *v1.Pod) {}
+func (m *Manager) SetPod(pod *v1.Pod) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.draining {
+		return
+	}
+	e := m.entry(pod.UID)
+	old := e.pod
+	e.pod, e.released = pod, false
+	if e.order == 0 {
+		m.order++
+		e.order = m.order
+	}
+	if !m.ready {
+		return
+	}
+	m.resolvePod(e)
+	if old != nil && metadataChanged(old, pod) { // downwardAPI volumes show it
+		for u := range e.uses {
+			m.refreshUse(u)
+		}
+	}
+}
 
 // ReleasePod makes the pod's volumes undesired, also those found on the disk only.
-func (m *Manager) ReleasePod(uid types.UID) {}
+func (m *Manager) ReleasePod(uid types.UID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e, known := m.pods[uid]
+	if !known {
+		if m.ready {
+			m.changed(uid)
+			return
+		}
+		e = m.entry(uid) // it may be on the disk
+	}
+	m.release(e)
+}
 
 // PodsComplete says that SetPod was called for every pod of the node's first full list: unmounting may begin.
-func (m *Manager) PodsComplete() {}
+func (m *Manager) PodsComplete() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.complete {
+		return
+	}
+	m.complete = true
+	if m.ready {
+		m.releaseUnknown()
+		m.kickAll()
+	}
+}
 
-// Status reports the pod's volumes.
-func (m *Manager) Status(uid types.UID) PodStatus { return PodStatus{AllUnmounted: true} }
+// releaseUnknown releases the pods that are on the disk only.
+func (m *Manager) releaseUnknown() {
+	for _, e := range m.pods {
+		if e.pod == nil || e.released {
+			m.release(e)
+		}
+	}
+	m.signal(m.reportDue)
+}
 
 // Refresh publishes a volume again because one of its sources has changed. volumeName is the pod's name for it.
-func (m *Manager) Refresh(podUID types.UID, volumeName string) {}
+func (m *Manager) Refresh(podUID types.UID, volumeName string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.pods[podUID]; e != nil {
+		for _, pv := range e.volumes {
+			if pv.name == volumeName && pv.use != nil {
+				pv.use.refresh = true
+				m.wake(pv.use.volume)
+			}
+		}
+	}
+}
 
-// Holders lists the operations under way.
-func (m *Manager) Holders() []Holder { return nil }
+// refreshUse marks u to be published again where that makes a difference.
+func (m *Manager) refreshUse(u *use) {
+	if u.desired && u.resolved != nil && u.volume.plugin.Refreshes(u.resolved) {
+		u.refresh = true
+		m.kick(u.volume)
+	}
+}
 
-// KnownPods lists the pods that have, or may have, something mounted here, including those found on the disk only.
-func (m *Manager) KnownPods() []types.UID { return nil }
+func (m *Manager) refreshLoop(ctx context.Context) {
+	t := time.NewTicker(refreshPeriod)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		m.mu.Lock()
+		for _, v := range m.volumes {
+			for _, u := range v.uses {
+				m.refreshUse(u)
+			}
+		}
+		m.mu.Unlock()
+	}
+}
 
 // Teardown unpublishes and unstages everything (`berth down`). Run must be running; no SetPod may follow.
-func (m *Manager) Teardown(ctx context.Context) error { return nil }
+func (m *Manager) Teardown(ctx context.Context) error {
+	m.mu.Lock()
+	m.draining, m.complete = true, true
+	for _, e := range m.pods {
+		m.release(e)
+	}
+	m.kickAll()
+	for {
+		left, settled := m.unsettled(), m.settled
+		m.mu.Unlock()
+		if left == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("tear down: %w: %w", ctx.Err(), left)
+		case <-settled:
+		}
+		m.mu.Lock()
+	}
+}
+
+// unsettled names what a teardown has not taken away yet.
+func (m *Manager) unsettled() error {
+	var errs []error
+	for _, v := range m.volumes {
+		err := fmt.Errorf("%s is still mounted", v.specName)
+		if last := v.lastError(); last != nil {
+			err = fmt.Errorf("%s: %w", v.specName, last)
+		}
+		errs = append(errs, err)
+	}
+	for name := range m.reported {
+		if m.volumes[name] == nil {
+			errs = append(errs, fmt.Errorf("node.status.volumesInUse still names %s", name))
+		}
+	}
+	for _, e := range m.pods {
+		if e.cleanErr != nil {
+			errs = append(errs, e.cleanErr)
+		} else if e.cleaning {
+			errs = append(errs, fmt.Errorf("directory of pod %s is being removed", e.uid))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// lastError is the newest failure of the volume or one of its uses.
+func (v *volume) lastError() error {
+	if v.err != nil {
+		return v.err
+	}
+	for _, u := range v.uses {
+		if u.err != nil {
+			return u.err
+		}
+	}
+	return nil
+}
+
+// noteSettled wakes a Teardown that waits.
+func (m *Manager) noteSettled() {
+	close(m.settled)
+	m.settled = make(chan struct{})
+}
+
+func (m *Manager) signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// changed tells the caller, without our lock.
+func (m *Manager) changed(uid types.UID) { go m.opts.OnChange(uid) }
+
+// driverOf names the lane of a volume: its driver, or its plugin.
+func driverOf(p plugin.Mounter, v *plugin.Volume) string {
+	if d, ok := p.(plugin.Driven); ok {
+		if name := d.Driver(v); name != "" {
+			return name
+		}
+	}
+	return p.Name()
+}
