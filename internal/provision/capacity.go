@@ -1,0 +1,123 @@
+package provision
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/kubernetes-csi/external-provisioner/v6/pkg/capacity"
+	"github.com/kubernetes-csi/external-provisioner/v6/pkg/capacity/topology"
+	v1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+)
+
+const (
+	// capacityManager is the label value that external-provisioner writes; objects of an earlier run are found by it.
+	capacityManager = "external-provisioner"
+	// capacityEvery bounds how often a driver's capacity objects are refreshed.
+	capacityEvery = time.Second
+)
+
+// capacities keeps a driver's CSIStorageCapacity objects true. external-provisioner polls; here a change is pushed: by
+// the driver (Manager.CapacityChanged), and by every volume made or deleted. A nil *capacities does nothing.
+type capacities struct {
+	r          *role
+	controller *capacity.Controller
+	topology   topology.Informer
+	refresh    func() // asks GetCapacity again for all classes of the driver
+
+	mu      sync.Mutex
+	next    time.Time // not before
+	pending bool
+	stopped bool
+	timer   *time.Timer
+}
+
+func (r *role) newCapacities() *capacities {
+	c := &capacities{r: r}
+	m, f := r.m, r.m.opts.Informers
+	var classHandler cache.ResourceEventHandler
+	c.topology = topology.NewNodeTopology(r.driver.Name, m.opts.Client,
+		nodeInformer{f.Core().V1().Nodes(), r.scope}, csiNodeInformer{f.Storage().V1().CSINodes(), r.scope}, newQueue("provision-topology"))
+	queue := workqueue.NewTypedRateLimitingQueueWithConfig(
+		workqueue.NewTypedItemExponentialFailureRateLimiter[capacity.QueueKey](100*time.Millisecond, time.Minute),
+		workqueue.TypedRateLimitingQueueConfig[capacity.QueueKey]{Name: "provision-capacity"})
+	own := func(o any) bool {
+		csc, ok := o.(*storagev1.CSIStorageCapacity)
+		return ok && csc.Labels[capacity.DriverNameLabel] == r.driver.Name
+	}
+	c.controller = capacity.NewCentralCapacityController(csi.NewControllerClient(r.conn), r.driver.Name,
+		capacity.NewV1ClientFactory(m.opts.Client), queue, nil, capacityManager, m.opts.Namespace, c.topology,
+		classInformer{f.Storage().V1().StorageClasses(), r.scope, func(h cache.ResourceEventHandler) { classHandler = h }},
+		capacityInformer{f.Storage().V1().CSIStorageCapacities(), r.scope, own},
+		m.opts.CapacityPoll, true, m.opts.RPCTimeout)
+	c.refresh = func() {
+		classes, _ := m.classes.List(labels.Everything())
+		for _, class := range classes {
+			if class.Provisioner == r.driver.Name {
+				classHandler.OnUpdate(class, class)
+			}
+		}
+	}
+	return c
+}
+
+func (c *capacities) run(ctx context.Context, wg *sync.WaitGroup) {
+	if c == nil {
+		return
+	}
+	wg.Go(func() { c.topology.RunWorker(ctx) })
+	wg.Go(func() { c.controller.Run(ctx, 1, wg) })
+	wg.Go(func() {
+		<-ctx.Done()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.stopped = true
+		if c.timer != nil {
+			c.timer.Stop()
+		}
+	})
+}
+
+// changed refreshes the objects: at once when the last refresh is long enough ago, else when it is.
+func (c *capacities) changed() {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pending || c.stopped {
+		return
+	}
+	if wait := time.Until(c.next); wait > 0 {
+		c.pending = true
+		c.timer = time.AfterFunc(wait, func() {
+			c.mu.Lock()
+			c.pending = false
+			stopped := c.stopped
+			c.next = time.Now().Add(capacityEvery)
+			c.mu.Unlock()
+			if !stopped {
+				c.refresh()
+			}
+		})
+		return
+	}
+	c.next = time.Now().Add(capacityEvery)
+	go c.refresh()
+}
+
+// className is the claim's class; the legacy annotation wins, as in sig-storage-lib.
+func className(c *v1.PersistentVolumeClaim) string {
+	if name, ok := c.Annotations[v1.BetaStorageClassAnnotation]; ok {
+		return name
+	}
+	if c.Spec.StorageClassName != nil {
+		return *c.Spec.StorageClassName
+	}
+	return ""
+}

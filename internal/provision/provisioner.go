@@ -1,0 +1,136 @@
+package provision
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"slices"
+
+	attctl "github.com/kubernetes-csi/external-attacher/v4/pkg/controller"
+	"google.golang.org/grpc/status"
+	v1 "k8s.io/api/core/v1"
+	libprov "sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
+
+	"berth.io/berth/internal/trace"
+)
+
+// provisioner stands between sig-storage-lib's controller and external-provisioner's CSI calls: it writes the intent,
+// records the journey, and decides on claims and volumes that are being deleted.
+type provisioner struct {
+	libprov.Provisioner
+	r *role
+}
+
+var (
+	_ libprov.Qualifier        = &provisioner{}
+	_ libprov.DeletionGuard    = &provisioner{}
+	_ libprov.BlockProvisioner = &provisioner{}
+)
+
+// ShouldProvision leaves out claims that are being deleted, which upstream would still provision for, except where a
+// volume may exist already that nothing tells of.
+func (p *provisioner) ShouldProvision(ctx context.Context, c *v1.PersistentVolumeClaim) bool {
+	if c.DeletionTimestamp != nil && !p.r.m.intents.mustFinish(c) {
+		return false
+	}
+	q, ok := p.Provisioner.(libprov.Qualifier)
+	return !ok || q.ShouldProvision(ctx, c)
+}
+
+func (p *provisioner) SupportsBlock(ctx context.Context) bool {
+	b, ok := p.Provisioner.(libprov.BlockProvisioner)
+	return ok && b.SupportsBlock(ctx)
+}
+
+func (p *provisioner) Provision(ctx context.Context, o libprov.ProvisionOptions) (pv *v1.PersistentVolume, state libprov.ProvisioningState, err error) {
+	m, c := p.r.m, o.PVC
+	before, tried := m.intents.attemptOf(c.UID)
+	if !tried {
+		before.outcome = failed // a first attempt that ends before the RPC has made nothing
+		if slices.Contains(c.Finalizers, Finalizer) {
+			before.outcome = uncertain // an earlier process may have asked
+		}
+		m.opts.Trace.Record(trace.Entry{Step: trace.Provisioned, State: trace.Began, Detail: "asking driver " + p.r.driver.Name, Claim: trace.Claim(c), Volume: o.PVName})
+	}
+	if err := m.intents.begin(ctx, p.r, c); err != nil {
+		return nil, libprov.ProvisioningNoChange, err
+	}
+	var a asked
+	defer func() {
+		if crash := recover(); crash != nil {
+			m.opts.Log.Error("provisioner crashed on a claim", "driver", p.r.driver.Name, "claim", c.Namespace+"/"+c.Name, "crash", crash, "stack", string(debug.Stack()))
+			pv, state, err = nil, libprov.ProvisioningInBackground, fmt.Errorf("driver %s: its answer could not be used: %v", p.r.driver.Name, crash)
+		}
+		p.outcome(o, a, before.outcome, state, err)
+	}()
+	pv, state, err = p.Provisioner.Provision(context.WithValue(ctx, askedKey{}, &a), o)
+	if err == nil && p.r.publishes {
+		// The attacher puts this finalizer on before its first ControllerPublishVolume; from the start it costs no
+		// write of its own.
+		pv.Finalizers = append(pv.Finalizers, attctl.GetFinalizerName(p.r.driver.Name))
+	}
+	return pv, state, err
+}
+
+func (p *provisioner) outcome(o libprov.ProvisionOptions, a asked, before outcome, state libprov.ProvisioningState, err error) {
+	m, c := p.r.m, o.PVC
+	e := trace.Entry{Step: trace.Provisioned, State: trace.Done, Claim: trace.Claim(c), Volume: o.PVName}
+	if err != nil {
+		e.State, e.Detail = trace.Failed, words(err)
+	}
+	if m.intents.end(c, outcomeOf(err, state, a, before), e.Detail) {
+		m.opts.Trace.Record(e)
+	}
+	if a.create {
+		p.r.capacity.changed()
+	}
+}
+
+// ShouldDelete holds a volume back while a VolumeAttachment of it exists; the attachment's deletion wakes the library
+// again (see role.attachmentGone), so that nothing fails and backs off meanwhile.
+func (p *provisioner) ShouldDelete(_ context.Context, pv *v1.PersistentVolume) bool {
+	if pv.Status.Phase != v1.VolumeReleased || pv.Spec.PersistentVolumeReclaimPolicy != v1.PersistentVolumeReclaimDelete {
+		return true // the library says no itself
+	}
+	node := p.r.m.attachedTo(pv.Name)
+	if node == "" {
+		return true
+	}
+	if p.r.waiting.Add(pv.Name, node) {
+		p.r.m.opts.Trace.Record(trace.Entry{Step: trace.Deleted, State: trace.Waiting, Detail: "still attached to node " + node, Claim: trace.ClaimOf(pv), Volume: pv.Name, Node: node})
+	}
+	return false
+}
+
+func (p *provisioner) Delete(ctx context.Context, pv *v1.PersistentVolume) (err error) {
+	m := p.r.m
+	e := trace.Entry{Step: trace.Deleted, State: trace.Began, Detail: "asking driver " + p.r.driver.Name, Claim: trace.ClaimOf(pv), Volume: pv.Name}
+	if p.r.began.Add(pv.Name, "") {
+		m.opts.Trace.Record(e)
+	}
+	defer func() {
+		if crash := recover(); crash != nil {
+			err = fmt.Errorf("driver %s: its answer could not be used: %v", p.r.driver.Name, crash)
+		}
+		if err != nil {
+			if e.State, e.Detail = trace.Failed, words(err); p.r.waiting.Add(pv.Name, e.Detail) {
+				m.opts.Trace.Record(e)
+			}
+			return
+		}
+		p.r.waiting.Remove(pv.Name)
+		p.r.began.Remove(pv.Name)
+		e.State, e.Detail = trace.Done, ""
+		m.opts.Trace.Record(e)
+		p.r.capacity.changed()
+	}()
+	return p.Provisioner.Delete(ctx, pv)
+}
+
+// words are an error's text for a user, without the wire's "rpc error: code = …".
+func words(err error) string {
+	if s, ok := status.FromError(err); ok {
+		return fmt.Sprintf("%s (%s)", s.Message(), s.Code())
+	}
+	return err.Error()
+}
