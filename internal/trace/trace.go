@@ -35,6 +35,8 @@ const (
 	Detached    Step = "Detached"
 	Released    Step = "Released" // the claim is gone, the volume stays
 	Deleted     Step = "Deleted"  // the volume is gone
+
+	Lost Step = "Lost" // no station: entries that did not reach the journal
 )
 
 // State is what became of a step.
