@@ -3,7 +3,6 @@ package provision
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -144,7 +143,7 @@ func start(t *testing.T, objects ...runtime.Object) *world {
 	api := fake.NewClientset(objects...)
 	f := informers.NewSharedInformerFactory(api, 0)
 	m, err := New(Options{Client: api, Informers: f, Workers: 4, RPCTimeout: 2 * time.Second, Namespace: "berth-system",
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
 	}

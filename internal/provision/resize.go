@@ -13,6 +13,8 @@ import (
 	"github.com/kubernetes-csi/external-resizer/v2/pkg/modifycontroller"
 	"github.com/kubernetes-csi/external-resizer/v2/pkg/resizer"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
@@ -121,6 +123,9 @@ func (c *resizeClient) SupportsControllerResize(context.Context) (bool, error) {
 
 func (c *resizeClient) SupportsNodeResize(ctx context.Context) (bool, error) {
 	answer, err := csi.NewNodeClient(c.conn).NodeGetCapabilities(ctx, &csi.NodeGetCapabilitiesRequest{})
+	if status.Code(err) == codes.Unimplemented {
+		return false, nil // a controller on a socket of its own
+	}
 	if err != nil {
 		return false, err
 	}
