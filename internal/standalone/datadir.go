@@ -33,6 +33,7 @@ func (d DataDir) Journal() string                 { return d.join("journal") }
 func (d DataDir) Pools() string                   { return d.join("pools") }
 func (d DataDir) PluginsRegistry() string         { return d.join("plugins_registry") }
 func (d DataDir) DriverSocket(name string) string { return d.join("plugins", name, "csi.sock") }
+func (d DataDir) driversJournal() string          { return d.join("journal", "drivers.json") }
 func (d DataDir) Control() string                 { return d.join("run", "berth.sock") }
 func (d DataDir) Log(name string) string          { return d.join("log", name) }
 

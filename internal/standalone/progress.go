@@ -21,8 +21,11 @@ func newProgress(w io.Writer, began time.Time) progress {
 	return progress{w: w, began: began, mu: &sync.Mutex{}}
 }
 
-func (p progress) line(format string, args ...any) {
+func (p progress) line(format string, args ...any) { p.at(time.Now(), format, args...) }
+
+// at is line for something that happened a moment ago.
+func (p progress) at(t time.Time, format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fmt.Fprintf(p.w, "%7.3fs  %s\n", time.Since(p.began).Seconds(), fmt.Sprintf(format, args...))
+	fmt.Fprintf(p.w, "%7.3fs  %s\n", t.Sub(p.began).Seconds(), fmt.Sprintf(format, args...))
 }

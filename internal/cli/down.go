@@ -1,0 +1,23 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"berth.io/berth/internal/standalone"
+)
+
+func newDown(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use:   "down",
+		Short: "Unmount and detach all volumes, and stop the instance",
+		Long: `Unmount and detach all volumes, and stop the instance. It works also when nothing runs any more, for instance after a
+kill -9. Claims, pods and data stay: the next ` + "`berth up`" + ` mounts again what pods want. A volume with files open in it
+is not torn away: the command says which, and the instance goes on.`,
+		Example: `  berth down
+  berth down --data-dir /srv/berth`,
+		Args: usage(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return standalone.Down(c.Context(), g.dataDir, c.OutOrStdout())
+		},
+	}
+}

@@ -1,0 +1,106 @@
+package standalone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"syscall"
+	"time"
+
+	"berth.io/berth/internal/block/pool"
+	"berth.io/berth/internal/control"
+	"berth.io/berth/internal/mount"
+	"berth.io/berth/internal/plugin"
+	"berth.io/berth/internal/plugin/csi"
+	"berth.io/berth/internal/plugin/intree"
+)
+
+// Paths of the control socket.
+const (
+	PathDown    = "/v1/down"
+	PathStatus  = "/v1/status"
+	PathHolders = "/v1/holders"
+	PathOrphans = "/v1/orphans"
+)
+
+// endWithin is how long a running instance may take to end after its volumes are unmounted.
+const endWithin = 30 * time.Second
+
+// Down unmounts, detaches and stops: through the running instance, or from what is on the disk when none runs.
+func Down(ctx context.Context, dir string, out io.Writer) error {
+	d, err := Resolve(dir)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(string(d)); errors.Is(err, os.ErrNotExist) {
+		fmt.Fprintf(out, "%s does not exist: nothing to take down\n", d)
+		return nil
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("berth down needs root: it unmounts and detaches")
+	}
+	err = control.NewClient(d.Control()).Post(ctx, PathDown, nil)
+	running := !errors.Is(err, control.ErrNotRunning)
+	if err != nil && running {
+		return err
+	}
+	release, err := d.awaitLock(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := d.teardownOffline(ctx); err != nil {
+		return err
+	}
+	if running {
+		fmt.Fprintln(out, "unmounted, detached, stopped")
+	} else {
+		fmt.Fprintln(out, "nothing was running; unmounted and detached what was left")
+	}
+	return nil
+}
+
+// awaitLock waits for the running instance to end.
+func (d DataDir) awaitLock(ctx context.Context) (func(), error) {
+	if err := os.MkdirAll(d.join("run"), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(d.join("run", "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	got := make(chan error, 1)
+	go func() { got <- syscall.Flock(int(f.Fd()), syscall.LOCK_EX) }()
+	t := time.NewTimer(endWithin)
+	defer t.Stop()
+	select {
+	case err := <-got:
+		return func() { f.Close() }, err
+	case <-t.C:
+		return nil, fmt.Errorf("data directory %s is still %w after %s", d, ErrInUse, endWithin)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// teardownOffline takes away what is mounted and attached below the directory, with no API and no driver.
+func (d DataDir) teardownOffline(ctx context.Context) error {
+	log := slog.New(slog.DiscardHandler)
+	drivers := csi.NewDrivers(csi.DriversOptions{Journal: d.driversJournal(), Log: log})
+	drivers.RegisterKnown()
+	c, err := csi.New(csi.Options{Drivers: drivers, DataDir: string(d), Log: log})
+	if err != nil {
+		return err
+	}
+	volumes := intree.New(intree.Options{DataDir: string(d), Log: log})
+	registry := plugin.NewRegistry(append([]plugin.Plugin{c}, volumes.Plugins()...)...)
+	return errors.Join(mount.TeardownOffline(ctx, string(d), registry, log), pool.Teardown(d.Pools()))
+}
+
+// teardown takes everything down in a running instance; the pool follows when the instance has ended.
+func (in *instance) teardown(ctx context.Context) error {
+	return in.rooms.mount.Teardown(ctx)
+}

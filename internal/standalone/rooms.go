@@ -1,0 +1,243 @@
+package standalone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	snapclient "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
+	snapfactory "github.com/kubernetes-csi/external-snapshotter/client/v8/informers/externalversions"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
+
+	"berth.io/berth/internal/attach"
+	"berth.io/berth/internal/claim"
+	"berth.io/berth/internal/driver"
+	"berth.io/berth/internal/driver/registrar"
+	"berth.io/berth/internal/mount"
+	"berth.io/berth/internal/node"
+	"berth.io/berth/internal/plugin"
+	"berth.io/berth/internal/plugin/csi"
+	"berth.io/berth/internal/plugin/intree"
+	"berth.io/berth/internal/provision"
+	"berth.io/berth/internal/schedule"
+	"berth.io/berth/internal/trace"
+)
+
+// blockDriver is the name of our CSI driver on pools.
+const blockDriver = "block.csi.berth.io"
+
+// rooms are the parts of an instance, made and not yet running.
+type rooms struct {
+	in        *instance
+	metrics   *prometheus.Registry
+	journal   *trace.Journal
+	events    record.EventBroadcaster
+	informers informers.SharedInformerFactory
+
+	claim     *claim.Controller  // nil with upstream's controllers
+	attach    *attach.Controller // nil with upstream's controllers
+	schedule  *schedule.Scheduler
+	provision *provision.Manager
+	drivers   *csi.Drivers
+	mount     *mount.Manager
+	volumes   *intree.Volumes
+	agent     *node.Agent
+	block     *driver.Driver
+	registrar *registrar.Server
+
+	registered sync.Once
+	usable     chan struct{} // closed when the block driver has registered
+}
+
+// newRooms makes every room on one set of informers. Nothing runs and nothing is written here.
+func (in *instance) newRooms() (r *rooms, err error) {
+	r = &rooms{in: in, metrics: prometheus.NewRegistry(), usable: make(chan struct{})}
+	r.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if r.journal, err = trace.Open(string(in.dir), in.log); err != nil {
+		return nil, err
+	}
+	r.events = record.NewBroadcaster()
+	r.informers = informers.NewSharedInformerFactoryWithOptions(in.client, 0, informers.WithTransform(withoutManagedFields))
+	for _, make := range []func() error{r.makeDriver, r.makeControllers, r.makeProvision, r.makeNode} {
+		if err := make(); err != nil {
+			return nil, errors.Join(err, r.journal.Close())
+		}
+	}
+	return r, nil
+}
+
+// withoutManagedFields drops what nobody here reads and what is half of an object's memory.
+func withoutManagedFields(o any) (any, error) {
+	if m, err := meta.Accessor(o); err == nil {
+		m.SetManagedFields(nil)
+	}
+	return o, nil
+}
+
+// recorder names the events' source as upstream's component does, so that users and tools recognize them.
+func (r *rooms) recorder(component string) record.EventRecorder {
+	return r.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component, Host: r.in.NodeName})
+}
+
+func (r *rooms) makeDriver() (err error) {
+	in := r.in
+	socket := in.dir.DriverSocket(blockDriver)
+	if r.block, err = driver.New(driver.Options{
+		Name: blockDriver, Version: in.Version, Node: in.NodeName, SocketPath: socket,
+		Backend: in.store.backend, Log: in.log, Trace: r.journal, Metrics: r.metrics,
+	}); err != nil {
+		return err
+	}
+	r.registrar = registrar.New(registrar.Options{Name: blockDriver, Endpoint: socket, Dir: in.dir.PluginsRegistry(), Log: in.log})
+	r.drivers = csi.NewDrivers(csi.DriversOptions{Journal: in.dir.driversJournal(), Log: in.log, Metrics: r.metrics})
+	return nil
+}
+
+// plugins is the registry that attach and mount share.
+func (r *rooms) plugins() (*plugin.Registry, error) {
+	in := r.in
+	c, err := csi.New(csi.Options{Client: in.client, Informers: r.informers, Drivers: r.drivers, DataDir: string(in.dir), Node: in.NodeName, Log: in.log})
+	if err != nil {
+		return nil, err
+	}
+	r.volumes = intree.New(intree.Options{Client: in.client, DataDir: string(in.dir), Log: in.log,
+		OnChange: func(pod types.UID, volume string) { r.mount.Refresh(pod, volume) }})
+	return plugin.NewRegistry(append([]plugin.Plugin{c}, r.volumes.Plugins()...)...), nil
+}
+
+func (r *rooms) makeControllers() error {
+	in := r.in
+	registry, err := r.plugins()
+	if err != nil {
+		return err
+	}
+	if r.schedule, err = schedule.New(schedule.Options{Client: in.client, Informers: r.informers, Events: r.recorder("default-scheduler"),
+		Trace: r.journal, Log: in.log, Metrics: r.metrics}); err != nil {
+		return err
+	}
+	if r.mount, err = mount.New(mount.Options{Client: in.client, Informers: r.informers, Plugins: registry, DataDir: string(in.dir), Node: in.NodeName,
+		AttachOnController: true, Events: r.recorder("kubelet"), Trace: r.journal, Log: in.log, Metrics: r.metrics,
+		OnChange: func(pod types.UID) { r.agent.PodChanged(pod) }}); err != nil {
+		return err
+	}
+	if in.Controllers == ControllersUpstream {
+		return nil
+	}
+	if r.claim, err = claim.New(claim.Options{Client: in.client, Informers: r.informers, Events: r.recorder("persistentvolume-controller"),
+		Trace: r.journal, Log: in.log, Metrics: r.metrics, Plugins: registry}); err != nil {
+		return err
+	}
+	r.attach, err = attach.New(attach.Options{Client: in.client, Informers: r.informers, Plugins: registry, Events: r.recorder("attachdetach-controller"),
+		Trace: r.journal, Log: in.log, Metrics: r.metrics})
+	return err
+}
+
+// makeProvision gives the sidecars' controllers a client whose writes are boundaries, too: their code is not ours.
+func (r *rooms) makeProvision() error {
+	in := r.in
+	cfg := rest.CopyConfig(in.config)
+	cfg.Wrap(provision.WrapTransport)
+	snaps, err := snapclient.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	cfg.AcceptContentTypes, cfg.ContentType = protobufAccept, protobufContent
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	r.provision, err = provision.New(provision.Options{
+		Client: client, Informers: r.informers, Snap: snaps, SnapInformers: snapfactory.NewSharedInformerFactory(snaps, 0),
+		Events: r.recorder("external-provisioner"), Trace: r.journal, Log: in.log, Metrics: r.metrics, Node: in.NodeName, Namespace: metav1.NamespaceSystem,
+	})
+	if err != nil {
+		return err
+	}
+	in.store.backend.OnCapacityChange(func() { r.provision.CapacityChanged(blockDriver) })
+	return nil
+}
+
+func (r *rooms) makeNode() (err error) {
+	in := r.in
+	r.agent, err = node.New(node.Options{
+		Client: in.client, Informers: r.informers, Mount: r.mount, Drivers: r.drivers, Volumes: r.volumes, OnDriver: r.onDriver,
+		DataDir: string(in.dir), Node: in.NodeName, Events: r.recorder("kubelet"), Trace: r.journal, Log: in.log, Metrics: r.metrics, Version: in.Version,
+	})
+	return err
+}
+
+// onDriver gives a driver that registered on the node its provision roles.
+func (r *rooms) onDriver(name, endpoint string, up bool) {
+	if !up {
+		r.provision.RemoveDriver(name)
+		return
+	}
+	if err := r.provision.AddDriver(context.Background(), provision.Driver{Name: name, Endpoint: endpoint}); err != nil {
+		r.in.log.Error("driver without provision roles", "driver", name, "error", err)
+	}
+	if name == blockDriver {
+		r.registered.Do(func() { close(r.usable) })
+	}
+}
+
+// start runs everything in work until ctx ends.
+func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
+	r.events.StartRecordingToSink(&typedcore.EventSinkImpl{Interface: r.in.client.CoreV1().Events("")})
+	r.informers.Start(ctx.Done())
+	run := func(name string, f func(context.Context) error) {
+		work.Go(func() error {
+			if err := f(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	if r.claim != nil {
+		run("claim", r.claim.Run)
+		run("attach", r.attach.Run)
+	}
+	run("schedule", r.schedule.Run)
+	run("provision", r.provision.Run)
+	run("mount", r.mount.Run)
+	run("pod volumes", r.volumes.Run)
+	run("node", r.agent.Run)
+	run("driver", r.block.Run)
+	run("registrar", r.registrar.Run)
+	work.Go(func() error {
+		<-ctx.Done()
+		r.events.Shutdown()
+		r.informers.Shutdown()
+		return r.journal.Close()
+	})
+}
+
+// readyWithin bounds the wait for the rooms; they take some 100 ms.
+const readyWithin = time.Minute
+
+// waitReady returns when the driver has registered: by then the informers are synced and the node is there.
+func (r *rooms) waitReady(ctx context.Context) error {
+	t := time.NewTimer(readyWithin)
+	defer t.Stop()
+	select {
+	case <-r.usable:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return fmt.Errorf("driver %s did not register within %s; see %s", blockDriver, readyWithin, r.in.dir.Log("berth.log"))
+	}
+}
