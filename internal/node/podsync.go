@@ -17,6 +17,7 @@ import (
 
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/mount"
+	"berth.io/berth/internal/node/holderexec"
 	"berth.io/berth/internal/trace"
 )
 
@@ -234,8 +235,12 @@ func (p *pods) retire(s *podState, pod *v1.Pod) error {
 	return nil
 }
 
-// release makes the pod's volumes undesired; true when nothing of it is mounted any more.
+// release makes the pod's volumes undesired; true when nothing of it is mounted any more. A command of `berth exec`
+// ends first, as a container would: its namespace keeps the filesystems busy.
 func (p *pods) release(uid types.UID) bool {
+	if err := holderexec.KillAll(p.opts.DataDir, uid); err != nil {
+		p.opts.Log.Warn("commands of a pod", "uid", uid, "err", err)
+	}
 	p.opts.Mount.ReleasePod(uid)
 	if !p.opts.Mount.Status(uid).AllUnmounted {
 		return false // the mount room calls changed

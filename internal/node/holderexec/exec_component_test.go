@@ -1,0 +1,225 @@
+//go:build component
+
+package holderexec
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+func TestMain(m *testing.M) {
+	Main() // the helper is this test binary
+	os.Exit(m.Run())
+}
+
+// run runs a shell line with the mounts and returns what it printed.
+func run(t *testing.T, s Spec, line string) (string, int, error) {
+	t.Helper()
+	if s.Env == nil {
+		s.Env = []string{"PATH=/usr/bin:/bin:/usr/sbin:/sbin"}
+	}
+	var out bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	code, err := Run(ctx, s, []string{"sh", "-c", line}, Stdio{In: strings.NewReader("from stdin"), Out: &out, Err: &out})
+	return strings.TrimSpace(out.String()), code, err
+}
+
+func volume(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		full := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(full, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// A mount path at the root, one deep in a directory that exists, one over a directory that exists, one whose parents
+// are missing: the command sees all, the host sees none.
+func TestMountPathsThatTheHostDoesNotHave(t *testing.T) {
+	src := volume(t, map[string]string{"f": "hello"})
+	exists := t.TempDir()
+	targets := []string{"/berth-exec-test", "/berth-exec-other/deep/er", "/usr/berth-exec-test", "/usr/share/berth-x/y", exists}
+	s := Spec{}
+	for _, target := range targets {
+		s.Mounts = append(s.Mounts, Mount{Volume: "v", Source: src, Target: target})
+	}
+	line := "cat"
+	for _, target := range targets {
+		line += " " + target + "/f"
+	}
+	out, code, err := run(t, s, line+"; echo; ls -d /usr/bin /etc/passwd /proc/self/ns /dev/null; echo new >/berth-exec-test/g")
+	if err != nil || code != 0 {
+		t.Fatalf("code %d, err %v: %s", code, err, out)
+	}
+	if want := strings.Repeat("hello", len(targets)) + "\n/dev/null\n/etc/passwd\n/proc/self/ns\n/usr/bin"; out != want {
+		t.Errorf("got %q, want %q", out, want)
+	}
+	if _, err := os.Stat(filepath.Join(src, "g")); err != nil {
+		t.Errorf("what was written at the mount path is not in the volume: %v", err)
+	}
+	for _, target := range targets[:4] {
+		if _, err := os.Lstat(target); err == nil {
+			t.Errorf("%s was left on the host", target)
+		}
+	}
+}
+
+func TestExitCodesAndStdio(t *testing.T) {
+	for _, c := range []struct {
+		name, line, out string
+		code            int
+	}{
+		{"success", "true", "", 0},
+		{"own code", "exit 7", "", 7},
+		{"signal", "kill -9 $$", "", 137},
+		{"stdin", "cat", "from stdin", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, code, err := run(t, Spec{}, c.line)
+			if err != nil || code != c.code || out != c.out {
+				t.Errorf("got %q, code %d, err %v", out, code, err)
+			}
+		})
+	}
+	code, err := Run(t.Context(), Spec{Env: []string{"PATH=/bin"}}, []string{"no-such-program"}, Stdio{})
+	if code != ExitNotFound || err == nil {
+		t.Errorf("missing program: code %d, err %v", code, err)
+	}
+}
+
+func TestReadOnlyAndSubPath(t *testing.T) {
+	src := volume(t, map[string]string{"a/f": "inner", "f": "outer"})
+	if err := os.Symlink("a", filepath.Join(src, "inside")); err != nil {
+		t.Fatal(err)
+	}
+	out, code, err := run(t, Spec{Mounts: []Mount{
+		{Volume: "v", Source: src, Target: "/bx/made", SubPath: "made/by/exec"},
+		{Volume: "v", Source: src, Target: "/bx/ro", ReadOnly: true},
+		{Volume: "v", Source: src, Target: "/bx/rw"},
+		{Volume: "v", Source: src, Target: "/bx/sub", SubPath: "a"},
+		{Volume: "v", Source: src, Target: "/bx/subfile", SubPath: "inside/f"},
+	}}, "cat /bx/ro/f /bx/sub/f /bx/subfile; touch /bx/ro/x 2>/dev/null || echo refused; touch /bx/rw/x /bx/made/z")
+	if err != nil || code != 0 || out != "outerinnerinnerrefused" {
+		t.Errorf("got %q, code %d, err %v", out, code, err)
+	}
+	if _, err := os.Stat(filepath.Join(src, "made/by/exec/z")); err != nil {
+		t.Error(err)
+	}
+}
+
+// A volume's owner puts links into it that lead out: they must not be followed, whether relative, absolute or on the way.
+func TestSubPathCannotLeaveTheVolume(t *testing.T) {
+	secret := volume(t, map[string]string{"secret": "x"})
+	src := volume(t, map[string]string{"d/f": ""})
+	for name, target := range map[string]string{"abs": secret, "rel": "../" + filepath.Base(secret), "d/up": "../../.."} {
+		if err := os.Symlink(target, filepath.Join(src, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, sub := range []string{"abs", "rel", "d/up", "abs/secret", "d/up/etc", "abs/new/dir"} {
+		out, code, err := run(t, Spec{Mounts: []Mount{{Volume: "v", Source: src, Target: "/bx", SubPath: sub}}}, "ls /bx")
+		if err == nil || code != ExitSetup {
+			t.Errorf("subPath %s: code %d, printed %q", sub, code, out)
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(secret, "new")); err == nil {
+		t.Error("a directory was made outside the volume")
+	}
+}
+
+// One volume inside another: the mount point is made in the outer volume, never through a link of it.
+func TestVolumeInsideVolume(t *testing.T) {
+	outer, inner := volume(t, map[string]string{"o": "outer"}), volume(t, map[string]string{"i": "inner"})
+	s := Spec{Mounts: []Mount{
+		{Volume: "o", Source: outer, Target: "/bx/data"},
+		{Volume: "i", Source: inner, Target: "/bx/data/sub/dir"},
+		{Volume: "z", Source: inner, Target: "/by"},
+	}}
+	out, code, err := run(t, s, "cat /bx/data/o /bx/data/sub/dir/i /by/i")
+	if err != nil || code != 0 || out != "outerinnerinner" {
+		t.Errorf("got %q, code %d, err %v", out, code, err)
+	}
+	if err := os.RemoveAll(filepath.Join(outer, "sub")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/tmp", filepath.Join(outer, "sub")); err != nil {
+		t.Fatal(err)
+	}
+	if _, code, err := run(t, s, "true"); err == nil || code != ExitSetup {
+		t.Errorf("a link of the outer volume was followed: code %d, err %v", code, err)
+	}
+}
+
+func TestDeviceAndIdentity(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "dev")
+	if err := os.Symlink("/dev/zero", link); err != nil {
+		t.Fatal(err)
+	}
+	user, group := int64(65534), int64(4242)
+	out, code, err := run(t, Spec{
+		Mounts: []Mount{{Volume: "b", Source: link, Target: "/dev/berth-x", Device: true}},
+		User:   &user, Group: &group, Groups: []int64{777},
+	}, "head -c 3 /dev/berth-x | od -An -tx1; id -u; id -g; id -G; test -c /dev/null && echo devices")
+	if err != nil || code != 0 || strings.Join(strings.Fields(out), " ") != "00 00 00 65534 4242 4242 777 devices" {
+		t.Errorf("got %q, code %d, err %v", out, code, err)
+	}
+}
+
+// A pod is deleted while a command runs with its volumes: the command and its children die, and the filesystem can be unmounted.
+func TestKillAllEndsTheCommand(t *testing.T) {
+	data := t.TempDir()
+	pod := types.UID("uid-1")
+	if err := os.MkdirAll(filepath.Join(data, "pods", string(pod)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	src := t.TempDir()
+	if err := unix.Mount("tmpfs", src, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(src, unix.MNT_DETACH) })
+	s := Spec{Mounts: []Mount{{Volume: "v", Source: src, Target: "/bx"}}, RunDir: filepath.Join(data, "pods", string(pod), "plugins", runDirName)}
+	done := make(chan int)
+	go func() {
+		_, code, _ := run(t, s, "touch /bx/started; sleep 600 & wait")
+		done <- code
+	}()
+	for i := 0; ; i++ {
+		if _, err := os.Stat(filepath.Join(src, "started")); err == nil {
+			break
+		}
+		if i > 1000 {
+			t.Fatal("the command did not start")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if err := KillAll(data, pod); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case code := <-done:
+		if code != 137 {
+			t.Errorf("code %d, want 137", code)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("the command still runs")
+	}
+	if err := unix.Unmount(src, 0); err != nil {
+		t.Errorf("unmount after KillAll: %v", err)
+	}
+}

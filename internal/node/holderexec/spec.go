@@ -1,0 +1,143 @@
+package holderexec
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// PathsAnnotation on a pod: JSON object, volume name to host path; the node agent writes it before the pod is Ready.
+const PathsAnnotation = "storage.berth.io/paths"
+
+// Spec is one command's surroundings, resolved from a pod.
+type Spec struct {
+	Pod, Container string
+	Mounts         []Mount
+	// Env in the form NAME=value.
+	Env        []string
+	WorkingDir string
+	// User and Group are nil for root.
+	User, Group *int64
+	Groups      []int64
+	// Unset names the container's variables that only a container runtime's node could set.
+	Unset []string
+	// RunDir, if not empty, is where a running command is noted for KillAll.
+	RunDir string
+}
+
+// Mount is one volume at one place.
+type Mount struct {
+	Volume string
+	// Source is the volume's root on the host: a directory, a file (hostPath) or a device.
+	Source string
+	// SubPath below Source; empty for the root.
+	SubPath string
+	// Target is absolute and clean.
+	Target            string
+	ReadOnly          bool
+	RecursiveReadOnly bool
+	Device            bool
+}
+
+// SpecFor resolves what a command in the pod's container sees. container may be empty: then it is the pod's default
+// container, or its first. dataDir is the node's data directory.
+func SpecFor(pod *v1.Pod, container, dataDir string) (*Spec, error) {
+	c, err := choose(pod, container)
+	if err != nil {
+		return nil, err
+	}
+	paths := map[string]string{}
+	if text := pod.Annotations[PathsAnnotation]; text != "" {
+		if err := json.Unmarshal([]byte(text), &paths); err != nil {
+			return nil, fmt.Errorf("pod %s: annotation %s: %w", pod.Name, PathsAnnotation, err)
+		}
+	}
+	s := &Spec{Pod: pod.Name, Container: c.Name, WorkingDir: c.WorkingDir}
+	s.RunDir = filepath.Join(dataDir, "pods", string(pod.UID), "plugins", runDirName)
+	env := s.environment(pod, c)
+	source := func(volume string) (string, error) {
+		path, ok := paths[volume]
+		if !ok {
+			return "", fmt.Errorf("volume %q of pod %s is not mounted yet; `berth why pod/%s` says what it waits for", volume, pod.Name, pod.Name)
+		}
+		return path, nil
+	}
+	for _, m := range c.VolumeMounts {
+		mount := Mount{Volume: m.Name, SubPath: m.SubPath, ReadOnly: m.ReadOnly, Target: absolute(m.MountPath)}
+		mount.RecursiveReadOnly = m.ReadOnly && m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != v1.RecursiveReadOnlyDisabled
+		if m.SubPathExpr != "" {
+			if mount.SubPath, err = expandStrict(m.SubPathExpr, env); err != nil {
+				return nil, fmt.Errorf("volume %q: subPathExpr %q: %w", m.Name, m.SubPathExpr, err)
+			}
+		}
+		if mount.SubPath != "" && !filepath.IsLocal(mount.SubPath) {
+			return nil, fmt.Errorf("volume %q: subPath %q leaves the volume", m.Name, mount.SubPath)
+		}
+		if mount.Source, err = source(m.Name); err != nil {
+			return nil, err
+		}
+		s.Mounts = append(s.Mounts, mount)
+	}
+	for _, d := range c.VolumeDevices {
+		mount := Mount{Volume: d.Name, Target: absolute(d.DevicePath), Device: true}
+		if mount.Source, err = source(d.Name); err != nil {
+			return nil, err
+		}
+		s.Mounts = append(s.Mounts, mount)
+	}
+	// Outer before inner.
+	sort.SliceStable(s.Mounts, func(i, j int) bool { return s.Mounts[i].Target < s.Mounts[j].Target })
+	for _, m := range s.Mounts {
+		if m.Target == "/" {
+			return nil, fmt.Errorf("volume %q: mountPath / would hide the host's programs", m.Volume)
+		}
+	}
+	s.identity(pod, c)
+	return s, nil
+}
+
+func absolute(path string) string { return filepath.Clean("/" + path) }
+
+// choose finds the container by name among containers and init containers, or the default one.
+func choose(pod *v1.Pod, name string) (*v1.Container, error) {
+	if name == "" {
+		name = pod.Annotations["kubectl.kubernetes.io/default-container"]
+	}
+	var names []string
+	for _, list := range [][]v1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for i := range list {
+			if name == "" || list[i].Name == name {
+				return &list[i], nil
+			}
+			names = append(names, list[i].Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil, errors.New("the pod has no container")
+	}
+	return nil, fmt.Errorf("pod %s has no container %q; it has %s", pod.Name, name, strings.Join(names, ", "))
+}
+
+// identity takes user and groups from the security contexts; the container's win.
+func (s *Spec) identity(pod *v1.Pod, c *v1.Container) {
+	if p := pod.Spec.SecurityContext; p != nil {
+		s.User, s.Group = p.RunAsUser, p.RunAsGroup
+		if p.FSGroup != nil {
+			s.Groups = append(s.Groups, *p.FSGroup)
+		}
+		s.Groups = append(s.Groups, p.SupplementalGroups...)
+	}
+	if sc := c.SecurityContext; sc != nil {
+		if sc.RunAsUser != nil {
+			s.User = sc.RunAsUser
+		}
+		if sc.RunAsGroup != nil {
+			s.Group = sc.RunAsGroup
+		}
+	}
+}
