@@ -30,7 +30,7 @@ type Journal struct {
 	nextID    int
 }
 
-// Open starts a journal in the data directory dir (its files are dir/journal/journey-*.jsonl).
+// Open starts a journal in the directory dir, where it keeps to files named journey-*.jsonl.
 func Open(dir string, log *slog.Logger) (*Journal, error) {
 	return open(dir, log, segmentSize, segmentCount)
 }

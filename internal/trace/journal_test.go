@@ -91,7 +91,7 @@ func TestTornLine(t *testing.T) {
 	j.Record(testEntry("v1"))
 	j.Record(testEntry("v2"))
 	j.Close()
-	path := (&segments{dir: filepath.Join(dir, journalDir)}).path(1)
+	path := (&segments{dir: dir}).path(1)
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +115,7 @@ func TestRotation(t *testing.T) {
 		j.Record(testEntry(fmt.Sprintf("v%d", i)))
 		j.Flush()
 	}
-	files, _ := filepath.Glob(filepath.Join(dir, journalDir, "*"))
+	files, _ := filepath.Glob(filepath.Join(dir, "*"))
 	if len(files) != 3 {
 		t.Fatalf("%d segments: %v", len(files), files)
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 )
 
@@ -19,11 +18,10 @@ type Filter struct {
 	Naming []string
 }
 
-// Read returns the entries in the data directory dir, in the order in which they were recorded. It may run in any
+// Read returns the entries of the journal in dir, in the order in which they were recorded. It may run in any
 // process, also while the journal is written. Lines that make no sense (torn by a kill) are left out. Entries that
 // tell of lost ones (Step Lost) are always chosen. A directory without a journal has no entries.
 func Read(dir string, filter Filter) ([]Entry, error) {
-	dir = filepath.Join(dir, journalDir)
 	numbers, err := listSegments(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

@@ -17,7 +17,6 @@ const (
 	segmentSize  = 4 << 20
 	segmentCount = 8
 
-	journalDir    = "journal"
 	segmentPrefix = "journey-"
 	segmentSuffix = ".jsonl"
 )
@@ -36,8 +35,8 @@ type segments struct {
 
 // openSegments goes on with the youngest segment. A line that a kill tore apart is ended, so that the next one stands
 // by itself.
-func openSegments(dataDir string, size int64, count int) (*segments, error) {
-	s := &segments{dir: filepath.Join(dataDir, journalDir), size: size, count: count}
+func openSegments(dir string, size int64, count int) (*segments, error) {
+	s := &segments{dir: dir, size: size, count: count}
 	err := boundary.Do("trace/make-directory", func() error { return os.MkdirAll(s.dir, 0o700) })
 	if err != nil {
 		return nil, fmt.Errorf("make the journal's directory: %w", err)
