@@ -35,12 +35,14 @@ func Orphans(dataDir string, plugins *plugin.Registry, knownPods []types.UID) ([
 		}
 	}
 	used := map[v1.UniqueVolumeName]bool{}
+	inUse := map[string]bool{} // staging paths of volumes in use: mounts below them are theirs
 	for _, u := range f.published {
 		if known[u.pod] {
 			used[u.Name] = true
+			inUse[u.GlobalPath] = u.GlobalPath != ""
 		}
 	}
-	inUse := map[string]bool{} // staging paths of volumes in use: mounts below them are theirs
+	delete(inUse, "")
 	for _, v := range f.staged {
 		inUse[v.GlobalPath] = used[v.Name]
 		if !used[v.Name] {
