@@ -35,6 +35,7 @@ type csiNode struct {
 	wake chan struct{}
 
 	mu      sync.Mutex
+	owned   bool // owner is known
 	owner   types.UID
 	drivers map[string]driver
 	gone    map[string]bool
@@ -53,10 +54,10 @@ func newCSINode(opts *Options, node *nodeObject) *csiNode {
 func (c *csiNode) setOwner(uid types.UID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.owner == uid {
+	if c.owned && c.owner == uid {
 		return
 	}
-	c.owner, c.current = uid, nil
+	c.owned, c.owner, c.current = true, uid, nil
 	c.poke()
 }
 
@@ -119,7 +120,7 @@ func (c *csiNode) run(ctx context.Context) {
 // publish writes what is wanted, and answers those who wait.
 func (c *csiNode) publish(ctx context.Context) error {
 	c.mu.Lock()
-	if c.owner == "" {
+	if !c.owned {
 		c.mu.Unlock()
 		return nil // setOwner wakes
 	}

@@ -39,9 +39,10 @@ type podState struct {
 
 	firstSeen   time.Time
 	deletedSeen time.Time
-	wasReady    bool // Ready was written, or found at start
-	told        bool // what a holder does not do was said in an event
-	set         *v1.Pod
+	wasReady    bool    // Ready was written, or found at start
+	told        bool    // what a holder does not do was said in an event
+	set         *v1.Pod // as the mount room has it
+	released    bool    // the mount room was told so
 	lastWrite   time.Time
 	lastWaiting string
 	finished    bool // the final DELETE was accepted
@@ -99,6 +100,16 @@ func (s *podState) update(pod *v1.Pod) bool {
 	}
 	s.pod = pod
 	return true
+}
+
+// wrote keeps the answer of our own write, unless something newer was seen meanwhile. The informer brings the same
+// version again, and nothing has to follow from it.
+func (s *podState) wrote(pod *v1.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !newerVersion(s.pod.ResourceVersion, pod.ResourceVersion) {
+		s.pod = pod
+	}
 }
 
 func (s *podState) current() (pod *v1.Pod, gone bool) {
@@ -178,6 +189,7 @@ func (p *pods) begin() {
 	}
 	for _, e := range entries {
 		if uid := types.UID(e.Name()); p.state(uid) == nil {
+			p.opts.Mount.ReleasePod(uid)
 			p.queue.Add(uid)
 		}
 	}

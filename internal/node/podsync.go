@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -46,11 +47,19 @@ func (p *pods) sync(ctx context.Context, uid types.UID) error {
 	case ended(pod):
 		return p.retire(s, pod)
 	}
-	if over, err := p.deadline(ctx, s, pod); over || err != nil {
-		return err
+	if left, ok := deadlineIn(pod); ok && left <= 0 {
+		return p.expire(ctx, s, pod)
 	}
 	p.set(s, pod)
-	return p.report(ctx, s, pod)
+	if err := p.report(ctx, s, pod); err != nil {
+		return err
+	}
+	// The first report brings the start time.
+	pod, _ = s.current()
+	if left, ok := deadlineIn(pod); ok {
+		p.queue.AddAfter(uid, max(left, 0))
+	}
+	return nil
 }
 
 func ended(pod *v1.Pod) bool {
@@ -68,15 +77,29 @@ func (p *pods) releases(pod *v1.Pod) bool {
 
 // set makes the pod's volumes desired; again when something that a volume can show has changed.
 func (p *pods) set(s *podState, pod *v1.Pod) {
-	if old := s.set; old != nil && old.Generation == pod.Generation &&
-		maps.Equal(old.Labels, pod.Labels) && maps.Equal(old.Annotations, pod.Annotations) {
+	if old := s.set; old != nil && (!showsMetadata(pod) || maps.Equal(old.Labels, pod.Labels) && maps.Equal(old.Annotations, pod.Annotations)) {
 		return
 	}
-	s.set = pod
+	s.set, s.released = pod, false
 	if p.opts.Volumes != nil {
 		p.opts.Volumes.SetPod(pod)
 	}
 	p.opts.Mount.SetPod(pod)
+}
+
+// showsMetadata: a downwardAPI volume follows the pod's labels and annotations. Nothing else of a pod that volumes
+// depend on can change.
+func showsMetadata(pod *v1.Pod) bool {
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if v.DownwardAPI != nil {
+			return true
+		}
+		if v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(s v1.VolumeProjection) bool { return s.DownwardAPI != nil }) {
+			return true
+		}
+	}
+	return false
 }
 
 // report writes the status when it differs from what the API has.
@@ -175,7 +198,7 @@ func (p *pods) write(ctx context.Context, s *podState, pod *v1.Pod, status v1.Po
 		return false, fmt.Errorf("write the status of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	s.lastWrite = time.Now()
-	s.update(now)
+	s.wrote(now)
 	return true, nil
 }
 
@@ -203,26 +226,25 @@ func podPatch(pod *v1.Pod, status v1.PodStatus, paths string) ([]byte, error) {
 	return patch, nil
 }
 
-// deadline ends a pod that has been here longer than its activeDeadlineSeconds.
-func (p *pods) deadline(ctx context.Context, s *podState, pod *v1.Pod) (over bool, err error) {
+// deadlineIn is how long the pod may still be here; ok is false for a pod without activeDeadlineSeconds, or without a
+// start yet.
+func deadlineIn(pod *v1.Pod) (left time.Duration, ok bool) {
 	limit, start := pod.Spec.ActiveDeadlineSeconds, pod.Status.StartTime
-	if limit == nil {
-		return false, nil
+	if limit == nil || start == nil {
+		return 0, false
 	}
-	if start == nil {
-		return false, nil // the first status brings the start, and the informer brings the pod back here
-	}
-	if left := time.Until(start.Add(time.Duration(*limit) * time.Second)); left > 0 {
-		p.queue.AddAfter(pod.UID, left)
-		return false, nil
-	}
+	return time.Until(start.Add(time.Duration(*limit) * time.Second)), true
+}
+
+// expire ends a pod that has been here longer than its activeDeadlineSeconds.
+func (p *pods) expire(ctx context.Context, s *podState, pod *v1.Pod) error {
 	message := "Pod was active on the node longer than the specified deadline"
 	if _, err := p.write(ctx, s, pod, endedStatus(pod, v1.PodFailed, deadlineReason, message, metav1.Now()), pod.Annotations[pathsAnnotation]); err != nil {
-		return true, err
+		return err
 	}
 	p.opts.Events.Event(pod, v1.EventTypeNormal, deadlineReason, message)
 	p.queue.Add(pod.UID)
-	return true, nil
+	return nil
 }
 
 // retire gives back the volumes of a pod that has ended, and keeps the pod.
@@ -230,18 +252,20 @@ func (p *pods) retire(s *podState, pod *v1.Pod) error {
 	if !p.releases(pod) {
 		return nil
 	}
-	s.set = nil
-	p.release(pod.UID)
+	p.release(s, pod.UID)
 	return nil
 }
 
 // release makes the pod's volumes undesired; true when nothing of it is mounted any more. A command of `berth exec`
 // ends first, as a container would: its namespace keeps the filesystems busy.
-func (p *pods) release(uid types.UID) bool {
-	if err := holderexec.KillAll(p.opts.DataDir, uid); err != nil {
-		p.opts.Log.Warn("commands of a pod", "uid", uid, "err", err)
+func (p *pods) release(s *podState, uid types.UID) bool {
+	if !s.released { // once: the mount room answers each release with a change
+		s.released, s.set = true, nil
+		if err := holderexec.KillAll(p.opts.DataDir, uid); err != nil {
+			p.opts.Log.Warn("commands of a pod", "uid", uid, "err", err)
+		}
+		p.opts.Mount.ReleasePod(uid)
 	}
-	p.opts.Mount.ReleasePod(uid)
 	if !p.opts.Mount.Status(uid).AllUnmounted {
 		return false // the mount room calls changed
 	}
@@ -251,9 +275,9 @@ func (p *pods) release(uid types.UID) bool {
 	return true
 }
 
-// clear releases the pod and removes its directory.
+// clear removes the directory of a pod that only the disk remembers; begin has released it.
 func (p *pods) clear(uid types.UID) error {
-	if !p.release(uid) {
+	if !p.opts.Mount.Status(uid).AllUnmounted {
 		return nil
 	}
 	return removePodDir(filepath.Join(p.opts.DataDir, "pods"), uid)
@@ -261,7 +285,7 @@ func (p *pods) clear(uid types.UID) error {
 
 // bury ends the agent's part of a pod that the API no longer has.
 func (p *pods) bury(s *podState, uid types.UID) error {
-	if !p.release(uid) {
+	if !p.release(s, uid) {
 		return nil
 	}
 	if err := removePodDir(filepath.Join(p.opts.DataDir, "pods"), uid); err != nil {
@@ -280,8 +304,7 @@ func (p *pods) finish(ctx context.Context, s *podState, pod *v1.Pod) error {
 	if s.deletedSeen.IsZero() {
 		s.deletedSeen = time.Now()
 	}
-	s.set = nil
-	if !p.release(pod.UID) {
+	if !p.release(s, pod.UID) {
 		return nil
 	}
 	if err := removePodDir(filepath.Join(p.opts.DataDir, "pods"), pod.UID); err != nil {
