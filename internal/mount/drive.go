@@ -146,8 +146,8 @@ func (m *Manager) during(v *volume, s trace.Step, u *use, operation string, f fu
 	m.traceStep(v, u, s, trace.Began, "")
 	m.mu.Unlock()
 	err := f(m.ctx)
-	m.metrics.observe(v, operation, h.Since, err)
 	m.mu.Lock()
+	m.metrics.observe(v, operation, h.Since, err)
 	v.op = nil
 	if m.ctx.Err() != nil && err != nil {
 		err = fmt.Errorf("%w: %w", errStopping, err)
@@ -182,7 +182,8 @@ func (m *Manager) stage(v *volume) {
 		FSGroup:    fsGroup(u.resolved.Pod),
 		Again:      v.stage == uncertain,
 	}
-	err := m.during(v, trace.Staged, u, "volume_mount", func(ctx context.Context) error { return v.plugin.Stage(ctx, r) })
+	p := v.plugin
+	err := m.during(v, trace.Staged, u, "volume_mount", func(ctx context.Context) error { return p.Stage(ctx, r) })
 	m.signal(m.journalDue)
 	if err == nil {
 		v.stage, v.err = present, nil
@@ -207,9 +208,10 @@ func (m *Manager) publish(v *volume, u *use) {
 	first := u.state != present
 	u.refresh = false // a change that comes during the call is seen by the next one
 	var published plugin.Published
+	p := v.plugin
 	err := m.during(v, trace.Published, u, "volume_mount", func(ctx context.Context) error {
 		var err error
-		published, err = v.plugin.Publish(ctx, r)
+		published, err = p.Publish(ctx, r)
 		return err
 	})
 	if err == nil {
@@ -239,11 +241,12 @@ func (m *Manager) publish(v *volume, u *use) {
 
 func (m *Manager) unpublish(v *volume, u *use) {
 	r := plugin.UnpublishRequest{PodUID: u.pod, SpecName: u.specName, Mode: u.mode, Volume: u.resolved}
+	p, names := v.plugin, u.names()
 	err := m.during(v, trace.Unpublished, u, "volume_unmount", func(ctx context.Context) error {
-		if err := m.removeSubpaths(u); err != nil {
+		if err := removeSubpaths(m.opts.DataDir, r.PodUID, names...); err != nil {
 			return err
 		}
-		return v.plugin.Unpublish(ctx, r)
+		return p.Unpublish(ctx, r)
 	})
 	u.refresh, u.settling = false, false
 	if err != nil {
@@ -263,7 +266,8 @@ func (m *Manager) unpublish(v *volume, u *use) {
 
 func (m *Manager) unstage(v *volume) {
 	r := plugin.UnstageRequest{Name: v.name, Volume: v.latest, GlobalPath: v.globalPath}
-	err := m.during(v, trace.Unstaged, nil, "unmount_device", func(ctx context.Context) error { return v.plugin.Unstage(ctx, r) })
+	p := v.plugin
+	err := m.during(v, trace.Unstaged, nil, "unmount_device", func(ctx context.Context) error { return p.Unstage(ctx, r) })
 	m.signal(m.journalDue)
 	if err != nil {
 		v.stage, v.err = uncertain, err
@@ -346,14 +350,14 @@ func pvName(v *volume) string {
 // attach and detach are for nodes that attach by themselves.
 func (m *Manager) attach(v *volume) {
 	u := v.firstUse()
-	a := v.plugin.(plugin.Attacher)
+	a, volume := v.plugin.(plugin.Attacher), u.resolved
 	if v.attach == absent {
 		v.attach = uncertain
 	}
 	var got plugin.Attachment
 	err := m.during(v, trace.Attached, u, "volume_attach", func(ctx context.Context) error {
 		var err error
-		got, err = a.Attach(ctx, u.resolved, types.NodeName(m.opts.Node))
+		got, err = a.Attach(ctx, volume, types.NodeName(m.opts.Node))
 		return err
 	})
 	if err != nil {

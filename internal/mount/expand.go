@@ -28,12 +28,12 @@ func (m *Manager) expand(v *volume, u *use) {
 		NewSize: size(u.resolved.PV.Spec.Capacity),
 	}
 	quantity := u.resolved.PV.Spec.Capacity[v1.ResourceStorage]
-	claim := u.resolved.Claim
+	claim, expander := u.resolved.Claim, v.plugin.(plugin.Expander)
 	err := m.during(v, trace.Expanded, u, "volume_fs_resize", func(ctx context.Context) error {
 		if err := m.markClaim(ctx, claim, resizeInProgress); err != nil {
 			return err
 		}
-		if err := v.plugin.(plugin.Expander).Expand(ctx, r); err != nil {
+		if err := expander.Expand(ctx, r); err != nil {
 			m.markExpandFailed(ctx, claim, err)
 			return err
 		}

@@ -58,6 +58,7 @@ func (m *Manager) report(ctx context.Context, back *backoff) time.Time {
 			delete(m.reported, name)
 		}
 	}
+	m.reporting = true
 	m.mu.Unlock()
 
 	patch, err := json.Marshal(map[string]any{"status": map[string]any{"volumesInUse": want}})
@@ -77,6 +78,7 @@ func (m *Manager) report(ctx context.Context, back *backoff) time.Time {
 			return time.Time{}
 		}
 		if apierrors.IsNotFound(err) {
+			m.reporting = false
 			m.node = nil // it is made again by the node's registration, whose event wakes us
 			return time.Time{}
 		}
@@ -85,6 +87,7 @@ func (m *Manager) report(ctx context.Context, back *backoff) time.Time {
 		return back.until
 	}
 	back.reset()
+	m.reporting = false
 	m.nodeSeen(node)
 	m.reportedNow(want)
 	m.noteSettled()

@@ -55,7 +55,9 @@ type Manager struct {
 	node     *v1.Node
 	attached map[v1.UniqueVolumeName]string // node.status.volumesAttached: name → device path
 	reported map[v1.UniqueVolumeName]bool   // what the API's volumesInUse is known to contain
-	settled  chan struct{}                  // closed and replaced whenever a report or a forget has happened
+	// reporting: a patch has left and not succeeded yet; until then the API may name more than reported does.
+	reporting bool
+	settled   chan struct{} // closed and replaced whenever a report or a forget has happened
 }
 
 // New makes a Manager and adds its event handlers to the informers; nothing runs before Run.
@@ -283,6 +285,9 @@ func (m *Manager) unsettled() error {
 			err = fmt.Errorf("%s: %w", v.specName, last)
 		}
 		errs = append(errs, err)
+	}
+	if m.reporting {
+		errs = append(errs, errors.New("node.status.volumesInUse is being written"))
 	}
 	for name := range m.reported {
 		if m.volumes[name] == nil {

@@ -509,7 +509,7 @@ func TestRestart(t *testing.T) {
 	if left := r.plugin.left(); !slices.Equal(left, []string{"pod-1/pv-1", "pv-1"}) {
 		t.Errorf("left: %q", left)
 	}
-	if dirs := names(podsDir(r.plugin.dir)); !slices.Equal(dirs, []string{"pod-1"}) {
+	if dirs := entries(podsDir(r.plugin.dir)); !slices.Equal(dirs, []string{"pod-1"}) {
 		t.Errorf("pod directories: %q", dirs)
 	}
 }

@@ -21,7 +21,7 @@ func TeardownOffline(ctx context.Context, dataDir string, plugins *plugin.Regist
 	f := scan(dataDir, plugins)
 	var errs []error
 	for _, u := range f.published {
-		if err := removeSubpaths(dataDir, u.pod, u.SpecName, subpathNames(dataDir, u)...); err != nil {
+		if err := removeSubpaths(dataDir, u.pod, entries(subpathsDir(dataDir, u.pod))...); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -46,7 +46,7 @@ func TeardownOffline(ctx context.Context, dataDir string, plugins *plugin.Regist
 	}
 	for _, b := range f.broken {
 		if b.path != "" {
-			errs = append(errs, cleanDir(b.path))
+			errs = append(errs, b.clean(ctx))
 		}
 	}
 	// What no directory told of, and the directories themselves where nothing is left of their volumes.
@@ -58,7 +58,7 @@ func TeardownOffline(ctx context.Context, dataDir string, plugins *plugin.Regist
 	}
 	for _, uid := range left.pods {
 		if !busy[string(uid)] {
-			errs = append(errs, removeTree(podDir(dataDir, uid)))
+			errs = append(errs, removePodDir(podDir(dataDir, uid)))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -66,6 +66,3 @@ func TeardownOffline(ctx context.Context, dataDir string, plugins *plugin.Regist
 	}
 	return ctx.Err()
 }
-
-// subpathNames lists all the pod's subpath directories: without the API only the disk knows the pod's names for its volumes.
-func subpathNames(dataDir string, u foundUse) []string { return names(subpathsDir(dataDir, u.pod)) }

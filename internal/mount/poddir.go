@@ -39,8 +39,8 @@ func (m *Manager) tidyPod(e *podEntry) {
 	m.running.Add(1)
 	go func() {
 		defer m.running.Done()
-		m.cleanBroken(broken)
-		err := removeTree(podDir(m.opts.DataDir, e.uid))
+		m.cleanBroken(m.ctx, broken)
+		err := removePodDir(podDir(m.opts.DataDir, e.uid))
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		e.cleaning = false
@@ -60,21 +60,18 @@ func (m *Manager) tidyPod(e *podEntry) {
 	}()
 }
 
-// removeSubpaths unmounts what containers got of parts of the volume: these mounts would keep it busy.
-func (m *Manager) removeSubpaths(u *use) error {
-	return removeSubpaths(m.opts.DataDir, u.pod, u.specName, u.names()...)
-}
-
-// names are the pod's own names for the volume.
+// names are the directories below volume-subpaths that may be the volume's: its own name and the pod's names for it.
 func (u *use) names() []string {
-	if u.resolved == nil {
-		return nil
+	names := []string{u.specName}
+	if u.resolved != nil && u.resolved.Name != u.specName {
+		names = append(names, u.resolved.Name)
 	}
-	return []string{u.resolved.Name}
+	return names
 }
 
-func removeSubpaths(dataDir string, uid types.UID, specName string, names ...string) error {
-	for _, name := range append(names, specName) {
+// removeSubpaths unmounts what containers got of parts of the volume: these mounts would keep it busy.
+func removeSubpaths(dataDir string, uid types.UID, names ...string) error {
+	for _, name := range names {
 		dir := filepath.Join(subpathsDir(dataDir, uid), name)
 		if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -82,7 +79,21 @@ func removeSubpaths(dataDir string, uid types.UID, specName string, names ...str
 		if err := unmountBelow(dir); err != nil {
 			return fmt.Errorf("remove subpaths: %w", err)
 		}
-		if err := removeTree(dir); err != nil {
+		// dir/<container>/<index>: what was mounted over, an empty directory or a file. Never deeper: there may be data.
+		err := boundary.Do("mount/remove-subpaths", func() error {
+			for _, container := range entries(dir) {
+				for _, index := range entries(filepath.Join(dir, container)) {
+					if err := os.Remove(filepath.Join(dir, container, index)); err != nil {
+						return err
+					}
+				}
+				if err := os.Remove(filepath.Join(dir, container)); err != nil {
+					return err
+				}
+			}
+			return os.Remove(dir)
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove subpaths: %w", err)
 		}
 	}
@@ -129,9 +140,10 @@ func mountsBelow(dir string) ([]string, error) {
 	return points, nil
 }
 
-// removeTree removes a directory with all that is in it, and refuses when anything at or below it is a mount point: removing through one
-// would delete a volume's data.
-func removeTree(dir string) error {
+// removePodDir removes a pod's directory. Where volumes were, only empty directories go: a file there means that an unmount did
+// not happen, or that somebody wrote below a mount point, and neither is ours to delete. The rest goes whole, unless anything
+// at or below it is a mount point: removing through one would delete a volume's data.
+func removePodDir(dir string) error {
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -142,8 +154,34 @@ func removeTree(dir string) error {
 	if len(points) > 0 {
 		return fmt.Errorf("%s is not removed: %s is still mounted", dir, strings.Join(points, ", "))
 	}
-	if err := boundary.Do("mount/remove-tree", func() error { return os.RemoveAll(dir) }); err != nil {
+	for _, volumes := range []string{"volumes", "volumeDevices", "volume-subpaths"} {
+		if err := removeEmptyDirs(filepath.Join(dir, volumes)); err != nil {
+			return err
+		}
+	}
+	if err := boundary.Do("mount/remove-pod-dir", func() error { return os.RemoveAll(dir) }); err != nil {
 		return fmt.Errorf("remove %s: %w", dir, err)
 	}
 	return nil
+}
+
+// removeEmptyDirs removes a tree of empty directories; rmdir itself refuses mount points.
+func removeEmptyDirs(dir string) error {
+	all, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		path := filepath.Join(dir, e.Name())
+		if !e.IsDir() {
+			return fmt.Errorf("%s is not removed: %s stands where a volume was mounted; move it away", dir, path)
+		}
+		if err := removeEmptyDirs(path); err != nil {
+			return err
+		}
+	}
+	return boundary.Do("mount/remove-empty-dir", func() error { return os.Remove(dir) })
 }

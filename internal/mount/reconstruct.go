@@ -32,10 +32,13 @@ type foundUse struct {
 
 // brokenDir is a volume's directory that tells too little to undo it as its plugin would.
 type brokenDir struct {
-	pod  types.UID
-	path string
-	mode v1.PersistentVolumeMode
-	err  error
+	pod      types.UID
+	path     string
+	specName string
+	mode     v1.PersistentVolumeMode
+	// plugin is nil when none of that name is there.
+	plugin plugin.Mounter
+	err    error
 }
 
 // scan reads the directories of pods and the staged volumes. It changes nothing.
@@ -43,7 +46,7 @@ func (m *Manager) scan() found { return scan(m.opts.DataDir, m.opts.Plugins) }
 
 func scan(dataDir string, plugins *plugin.Registry) found {
 	var f found
-	for _, uid := range names(podsDir(dataDir)) {
+	for _, uid := range entries(podsDir(dataDir)) {
 		pod := types.UID(uid)
 		f.pods = append(f.pods, pod)
 		dir := podDir(dataDir, pod)
@@ -67,18 +70,19 @@ func scan(dataDir string, plugins *plugin.Registry) found {
 }
 
 func (f *found) scanVolumes(pod types.UID, dir string, mode v1.PersistentVolumeMode, plugins *plugin.Registry) {
-	for _, escaped := range names(dir) {
+	for _, escaped := range entries(dir) {
 		p, known := plugins.ByName(plugin.UnescapeName(escaped))
 		mounter, mounts := p.(plugin.Mounter)
-		for _, name := range names(filepath.Join(dir, escaped)) {
+		for _, name := range entries(filepath.Join(dir, escaped)) {
 			path := filepath.Join(dir, escaped, name)
 			if !known || !mounts {
-				f.broken = append(f.broken, brokenDir{pod, path, mode, fmt.Errorf("%s: no plugin of that name", path)})
+				f.broken = append(f.broken, brokenDir{pod: pod, path: path, mode: mode, err: fmt.Errorf("%s: no plugin of that name", path)})
 				continue
 			}
-			r, err := mounter.Reconstruct(pod, plugin.UnescapeName(name), mode)
+			specName := plugin.UnescapeName(name)
+			r, err := mounter.Reconstruct(pod, specName, mode)
 			if err != nil {
-				f.broken = append(f.broken, brokenDir{pod, path, mode, fmt.Errorf("%s: %w", path, err)})
+				f.broken = append(f.broken, brokenDir{pod, path, specName, mode, mounter, fmt.Errorf("%s: %w", path, err)})
 				continue
 			}
 			f.published = append(f.published, foundUse{foundVolume{r, mounter}, pod})
@@ -86,14 +90,14 @@ func (f *found) scanVolumes(pod types.UID, dir string, mode v1.PersistentVolumeM
 	}
 }
 
-// names lists a directory; a missing one is empty.
-func names(dir string) []string {
-	entries, err := os.ReadDir(dir)
+// entries lists a directory; a missing one is empty.
+func entries(dir string) []string {
+	all, err := os.ReadDir(dir)
 	if err != nil {
 		return nil
 	}
-	out := make([]string, 0, len(entries))
-	for _, e := range entries {
+	out := make([]string, 0, len(all))
+	for _, e := range all {
 		out = append(out, e.Name())
 	}
 	return out
@@ -183,20 +187,27 @@ func (m *Manager) adoptAttached(ctx context.Context) {
 	}
 }
 
-// cleanBroken unmounts and removes, once, directories whose volumes could not be reconstructed.
-func (m *Manager) cleanBroken(broken []brokenDir) {
+// cleanBroken unmounts and removes directories whose volumes could not be reconstructed.
+func (m *Manager) cleanBroken(ctx context.Context, broken []brokenDir) {
 	for _, b := range broken {
 		m.metrics.forceCleaned.Inc()
-		if err := cleanDir(b.path); err != nil {
+		if err := b.clean(ctx); err != nil {
 			m.metrics.forceCleanedErrors.Inc()
 			m.log.Warn("a volume's directory that can't be read back can't be removed either", "path", b.path, "err", err)
 		}
 	}
 }
 
-func cleanDir(path string) error {
-	if err := unmountBelow(path); err != nil {
+// clean lets the plugin undo what a crash left before the volume could be told from it, and otherwise unmounts.
+func (b brokenDir) clean(ctx context.Context) error {
+	if b.plugin != nil {
+		r := plugin.UnpublishRequest{PodUID: b.pod, SpecName: b.specName, Mode: b.mode}
+		if err := b.plugin.Unpublish(ctx, r); err == nil {
+			return nil
+		}
+	}
+	if err := unmountBelow(b.path); err != nil {
 		return err
 	}
-	return removeTree(path)
+	return removeEmptyDirs(b.path)
 }
