@@ -54,6 +54,9 @@ func (p *Pool) Create(s Spec) (Volume, error) {
 		Version: volumeVersion, ID: s.ID, Name: s.Name, SizeBytes: RoundSize(s.SizeBytes), SectorBytes: p.sector,
 		FSType: s.FSType, Content: Fresh, Parameters: s.Parameters, Created: time.Now().UTC(),
 	}
+	if v.FSType == "" {
+		v.Content = Raw
+	}
 	if err := p.reserve(v.SizeBytes); err != nil {
 		return Volume{}, err
 	}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"berth.io/berth/internal/boundary"
@@ -48,7 +47,7 @@ func teardownPool(dir, name string) error {
 	}
 	var failed []error
 	for _, m := range slices.Backward(mounts) {
-		if !slices.ContainsFunc(loops, func(l loop.Info) bool { return comesFrom(m, l.Number) }) {
+		if !slices.ContainsFunc(loops, func(l loop.Info) bool { return l.ShownBy(m) }) {
 			continue
 		}
 		if err := boundary.Do("pool/teardown-unmount-volume", func() error { return mountpoint.Unmount(m.Path) }); err != nil {
@@ -68,14 +67,6 @@ func teardownPool(dir, name string) error {
 	}
 	// The pool's own loop device goes with the mount (AutoClear).
 	return boundary.Do("pool/teardown-unmount", func() error { return mountpoint.Unmount(at) })
-}
-
-// comesFrom says whether m shows loop device n: its filesystem, or the device node itself. btrfs has device numbers of its
-// own, so the source's name counts as well.
-func comesFrom(m mountpoint.Entry, n int) bool {
-	const loopMajor = 7
-	node := "/loop" + strconv.Itoa(n)
-	return m.Major == loopMajor && m.Minor == n || m.Source == loop.Path(n) || m.FSType == "devtmpfs" && m.Root == node
 }
 
 // Survey is what is there of a pool, read without opening it.

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"berth.io/berth/internal/host/mountpoint"
 )
 
 // Info is one attached loop device.
@@ -67,4 +69,16 @@ func inspect(n int, backingPath string) (Info, error) {
 		Number: n, File: File{st.Device, st.Inode}, Backing: path, Deleted: deleted,
 		DirectIO: st.Flags&unix.LO_FLAGS_DIRECT_IO != 0,
 	}, nil
+}
+
+// ShownBy says whether m shows this device: the filesystem on it, or the device node itself. btrfs has device numbers
+// of its own, so the source's name counts as well.
+func (i Info) ShownBy(m mountpoint.Entry) bool {
+	const loopMajor = 7
+	return m.Major == loopMajor && m.Minor == i.Number || m.Source == Path(i.Number) && m.FSType != "devtmpfs" || i.NodeShownBy(m)
+}
+
+// NodeShownBy says whether m is a bind of the device's node.
+func (i Info) NodeShownBy(m mountpoint.Entry) bool {
+	return m.FSType == "devtmpfs" && m.Root == "/loop"+strconv.Itoa(i.Number)
 }

@@ -114,8 +114,10 @@ func (t *Table) openLocked(id File) (*os.File, bool) {
 	return nil, false
 }
 
-// Detach lets id's device go. Where something still holds it open the kernel detaches it at the last close. Not
-// attached is success.
+// ErrHeld says that something has the device open or mounted; the kernel will detach it at the last close.
+var ErrHeld = errors.New("the device is still open")
+
+// Detach lets id's device go, without waiting: ErrHeld when something still has it. Not attached is success.
 func (t *Table) Detach(id File) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -123,9 +125,16 @@ func (t *Table) Detach(id File) error {
 	if !ok {
 		return nil
 	}
-	defer dev.Close()
-	delete(t.attached, id)
-	return clear(dev)
+	err := clear(dev)
+	dev.Close()
+	if err != nil {
+		return err
+	}
+	if dev, held := t.openLocked(id); held {
+		defer dev.Close()
+		return fmt.Errorf("detach %s: %w", dev.Name(), ErrHeld)
+	}
+	return nil
 }
 
 // Detach lets the numbered device go.

@@ -54,7 +54,7 @@ func ReadSuperblock(r io.ReaderAt) (Superblock, error) {
 		return Superblock{}, fmt.Errorf("%w: wrong checksum", ErrDamaged)
 	}
 	s := Superblock{
-		Label: string(bytes.TrimRight(buf[108:120], "\x00")),
+		Label:     string(bytes.TrimRight(buf[108:120], "\x00")),
 		DataBytes: int64(binary.BigEndian.Uint64(buf[8:])) * int64(binary.BigEndian.Uint32(buf[4:])),
 	}
 	copy(s.UUID[:], buf[32:48])

@@ -1,0 +1,266 @@
+package block
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"berth.io/berth/internal/backend"
+	"berth.io/berth/internal/backend/hold"
+	"berth.io/berth/internal/block/pool"
+	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/filesystem"
+	"berth.io/berth/internal/host/loop"
+)
+
+// Options of the backend.
+type Options struct {
+	// Pool is open, and opened with the same Loops.
+	Pool  *pool.Pool
+	Loops *loop.Table
+	// Node is the name of this node: the pool's volumes are usable here and nowhere else.
+	Node string
+	Log  *slog.Logger
+}
+
+// Backend implements backend.Backend.
+type Backend struct {
+	o     Options
+	holds hold.Table
+
+	mu    sync.Mutex
+	nodes map[string]*onNode // by volume id
+
+	formats  sync.WaitGroup
+	slots    chan struct{} // as many formats at once as there are tokens
+	stopping context.Context
+	stop     context.CancelFunc
+}
+
+var _ backend.Backend = (*Backend)(nil)
+
+// New finds what is staged and published already.
+func New(o Options) (*Backend, error) {
+	if o.Pool == nil || o.Loops == nil || o.Node == "" {
+		return nil, errors.New("block backend: Pool, Loops and Node are needed")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	b := &Backend{o: o, nodes: map[string]*onNode{}, slots: make(chan struct{}, formatsAtOnce)}
+	b.stopping, b.stop = context.WithCancel(context.Background())
+	if missing := filesystem.Missing(); len(missing) > 0 {
+		o.Log.Warn("programs missing, their filesystems cannot be made", slog.Any("programs", missing))
+	}
+	if err := b.recover(); err != nil {
+		return nil, fmt.Errorf("block backend: find what is in use: %w", err)
+	}
+	for _, v := range o.Pool.List() { // a crash interrupted the background format
+		b.formatAhead(v)
+	}
+	return b, nil
+}
+
+// Close waits until the background work has ended. Volumes stay as they are.
+func (b *Backend) Close() {
+	b.stop()
+	b.formats.Wait()
+}
+
+// Busy lists the operations under way.
+func (b *Backend) Busy() []backend.BusyError { return b.holds.All() }
+
+// OnCapacityChange implements backend.Backend.
+func (b *Backend) OnCapacityChange(f func()) { b.o.Pool.OnCapacityChange(f) }
+
+// Create implements backend.Controller.
+func (b *Backend) Create(ctx context.Context, r backend.CreateRequest) (backend.Volume, error) {
+	if err := b.CheckParameters(r.Parameters); err != nil {
+		return backend.Volume{}, err
+	}
+	size, err := volumeSize(r)
+	if err != nil {
+		return backend.Volume{}, err
+	}
+	id := idFor(r.Name)
+	h, err := b.holds.Acquire(ctx, id, "CreateVolume")
+	if err != nil {
+		return backend.Volume{}, err
+	}
+	defer h.Release()
+	h.Step("creating it")
+	v, err := b.o.Pool.Create(pool.Spec{ID: id, Name: r.Name, SizeBytes: size, FSType: r.FSType, Parameters: r.Parameters})
+	if errors.Is(err, pool.ErrExists) {
+		if err := compatible(v, r, size); err != nil {
+			return backend.Volume{}, err
+		}
+		return b.show(v), nil
+	}
+	if err != nil {
+		return backend.Volume{}, translate(err)
+	}
+	b.formatAhead(v)
+	return b.show(v), nil
+}
+
+// Delete implements backend.Controller.
+func (b *Backend) Delete(ctx context.Context, id string) error {
+	if pool.ValidID(id) != nil {
+		return nil // never was one
+	}
+	h, err := b.holds.Acquire(ctx, id, "DeleteVolume")
+	if err != nil {
+		return err
+	}
+	defer h.Release()
+	v, err := b.o.Pool.Get(id)
+	if errors.Is(err, pool.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return translate(err)
+	}
+	if nodes := b.attachedTo(id); len(nodes) > 0 {
+		return fmt.Errorf("%w: volume %s is attached to node %s", backend.ErrInUse, id, nodes[0])
+	}
+	if use := b.inUse(id); use != "" {
+		return fmt.Errorf("%w: volume %s is mounted at %s", backend.ErrInUse, id, use)
+	}
+	h.Step("deleting it")
+	if err := b.detachLoop(v); err != nil {
+		return err
+	}
+	if err := b.o.Pool.Delete(id); err != nil {
+		return translate(err)
+	}
+	b.forget(id)
+	return nil
+}
+
+// Get implements backend.Controller.
+func (b *Backend) Get(_ context.Context, id string) (backend.Volume, error) {
+	v, err := b.get(id)
+	if err != nil {
+		return backend.Volume{}, err
+	}
+	return b.show(v), nil
+}
+
+func (b *Backend) get(id string) (pool.Volume, error) {
+	if err := pool.ValidID(id); err != nil {
+		return pool.Volume{}, fmt.Errorf("%w: %w", backend.ErrNotFound, err)
+	}
+	v, err := b.o.Pool.Get(id)
+	return v, translate(err)
+}
+
+// List implements backend.Controller.
+func (b *Backend) List(context.Context) ([]backend.Volume, error) {
+	volumes := b.o.Pool.List()
+	out := make([]backend.Volume, len(volumes))
+	for i, v := range volumes {
+		out[i] = b.show(v)
+	}
+	return out, nil
+}
+
+func (b *Backend) show(v pool.Volume) backend.Volume {
+	return backend.Volume{ID: v.ID, Name: v.Name, SizeBytes: v.SizeBytes, FSType: v.FSType, Nodes: b.attachedTo(v.ID)}
+}
+
+// Resize implements backend.Controller.
+func (b *Backend) Resize(ctx context.Context, id string, bytes int64) (backend.Volume, error) {
+	if _, err := b.get(id); err != nil {
+		return backend.Volume{}, err
+	}
+	h, err := b.holds.Acquire(ctx, id, "ControllerExpandVolume")
+	if err != nil {
+		return backend.Volume{}, err
+	}
+	defer h.Release()
+	h.Step("extending it")
+	v, err := b.get(id)
+	if err != nil {
+		return backend.Volume{}, err
+	}
+	if least := filesystem.MinimumGrownBytes(v.FSType); bytes > v.SizeBytes && bytes < least {
+		return backend.Volume{}, fmt.Errorf("%w: %s can be grown to %d MiB or more, not to %d bytes", backend.ErrTooLarge, v.FSType, least>>20, bytes)
+	}
+	v, err = b.o.Pool.Resize(id, bytes)
+	if err != nil {
+		return backend.Volume{}, translate(err)
+	}
+	return b.show(v), nil
+}
+
+// Attach implements backend.Controller. It must survive the end of the process, or an attacher would see the volume
+// as detached and attach it anew; it need not survive a power cut, which detaches everything anyway. The link is made
+// by one atomic call, so it needs no hold on the volume and never waits for a format.
+func (b *Backend) Attach(_ context.Context, id, node string) error {
+	if _, err := b.get(id); err != nil {
+		return err
+	}
+	if node != b.o.Node {
+		return fmt.Errorf("%w: %q (the volumes of this pool are on node %q)", backend.ErrNodeNotFound, node, b.o.Node)
+	}
+	link := filepath.Join(b.o.Pool.Directory(id), publishedLink)
+	err := boundary.Do("backend-block/publish", func() error { return os.Symlink(node, link) })
+	if errors.Is(err, fs.ErrExist) {
+		if holder, _ := os.Readlink(link); holder != node {
+			return fmt.Errorf("%w: volume %s is attached to node %s", backend.ErrInUse, id, holder)
+		}
+		return nil
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %s", backend.ErrNotFound, id)
+	}
+	return err
+}
+
+// Detach implements backend.Controller.
+func (b *Backend) Detach(_ context.Context, id, node string) error {
+	if _, err := b.get(id); err != nil {
+		return nil
+	}
+	link := filepath.Join(b.o.Pool.Directory(id), publishedLink)
+	if holder, err := os.Readlink(link); err != nil || node != "" && holder != node {
+		return nil
+	}
+	return boundary.Do("backend-block/unpublish", func() error {
+		if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
+}
+
+func (b *Backend) attachedTo(id string) []string {
+	if node, err := os.Readlink(filepath.Join(b.o.Pool.Directory(id), publishedLink)); err == nil {
+		return []string{node}
+	}
+	return nil
+}
+
+// Capacity implements backend.Controller.
+func (b *Backend) Capacity(context.Context) (backend.Capacity, error) {
+	c := b.o.Pool.Capacity()
+	return backend.Capacity{Available: c.Available, MaximumVolume: c.Available, MinimumVolume: pool.VolumeQuantum}, nil
+}
+
+// translate turns the pool's errors into the backend's.
+func translate(err error) error {
+	for _, pair := range [][2]error{
+		{pool.ErrNotFound, backend.ErrNotFound}, {pool.ErrInvalidID, backend.ErrInvalid}, {pool.ErrNoSpace, backend.ErrNoSpace},
+		{pool.ErrTooLarge, backend.ErrTooLarge}, {pool.ErrInUse, backend.ErrInUse},
+	} {
+		if errors.Is(err, pair[0]) {
+			return fmt.Errorf("%w: %w", pair[1], err)
+		}
+	}
+	return err
+}

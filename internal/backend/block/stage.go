@@ -1,0 +1,246 @@
+package block
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"berth.io/berth/internal/backend"
+	"berth.io/berth/internal/backend/hold"
+	"berth.io/berth/internal/block/pool"
+	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/filesystem"
+	"berth.io/berth/internal/host/loop"
+	"berth.io/berth/internal/host/mountpoint"
+)
+
+// Stage implements backend.Node.
+func (b *Backend) Stage(ctx context.Context, r backend.StageRequest) error {
+	if _, err := b.get(r.ID); err != nil {
+		return err
+	}
+	h, err := b.holds.Acquire(ctx, r.ID, "NodeStageVolume")
+	if err != nil {
+		return err
+	}
+	defer h.Release()
+	v, err := b.get(r.ID) // again: what the last holder did counts
+	if err != nil {
+		return err
+	}
+	if at := b.stagedAt(r.ID); at != r.Path && b.inUse(r.ID) != "" {
+		return fmt.Errorf("%w: volume %s is staged at %s", backend.ErrInUse, r.ID, at)
+	}
+	if r.Block {
+		return b.stageBlock(h, v, r)
+	}
+	return b.stageFilesystem(ctx, h, v, r)
+}
+
+func (b *Backend) stageFilesystem(ctx context.Context, h *hold.Hold, v pool.Volume, r backend.StageRequest) error {
+	fsType := r.FSType
+	if fsType == "" {
+		fsType = v.FSType
+	}
+	if fsType == "" {
+		fsType = filesystem.Default
+	}
+	if err := b.ensureFormatted(ctx, h, v, fsType); err != nil {
+		return err
+	}
+	if err := b.noteStaged(h, r); err != nil {
+		return err
+	}
+	h.Step("attaching its loop device")
+	// AutoClear: the mount keeps the device, and it goes with the mount, whoever unmounts it.
+	dev, err := b.attachLoop(v, true)
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	is, err := mountpoint.Is(r.Path)
+	if err != nil {
+		return err
+	}
+	if is {
+		return b.mustBe(r.Path, dev, fsType)
+	}
+	h.Step("mounting it at " + r.Path)
+	err = boundary.Do("backend-block/make-staging-directory", func() error { return os.MkdirAll(r.Path, 0o750) })
+	if err != nil {
+		return err
+	}
+	if err := b.prepareExt4(ctx, h, v, dev, fsType); err != nil {
+		return err
+	}
+	err = boundary.Do("backend-block/mount", func() error { return mountpoint.Mount(dev.Name(), r.Path, fsType, r.MountOptions) })
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("%w: %w (a mount option that %s does not know, or a damaged filesystem: the kernel's log says which)", backend.ErrInvalid, err, fsType)
+	}
+	if err != nil {
+		return err
+	}
+	b.noteReadOnly(r.ID, r.Path)
+	return nil
+}
+
+// prepareExt4 does what has to be done before a mount, which is nothing for nearly every volume: repair a filesystem that
+// carries the mark of errors, and grow one that an expansion could not grow while it was mounted.
+func (b *Backend) prepareExt4(ctx context.Context, h *hold.Hold, v pool.Volume, dev *os.File, fsType string) error {
+	if fsType != filesystem.Ext4 {
+		return nil
+	}
+	if filesystem.HasErrors(dev) {
+		h.Step("repairing its filesystem")
+		if err := boundary.Do("backend-block/repair", func() error { return filesystem.Repair(ctx, fsType, dev.Name()) }); err != nil {
+			return err
+		}
+	}
+	if !filesystem.MayGrowMounted(fsType) && filesystem.Outgrown(fsType, dev, v.SizeBytes) {
+		h.Step("growing its filesystem")
+		return boundary.Do("backend-block/grow-unmounted", func() error { return filesystem.GrowUnmounted(ctx, dev.Name()) })
+	}
+	return nil
+}
+
+// mustBe makes sure that what is mounted at path already is the filesystem on dev.
+func (b *Backend) mustBe(path string, dev *os.File, fsType string) error {
+	var at, device unix.Stat_t
+	if err := errors.Join(unix.Stat(path, &at), unix.Fstat(int(dev.Fd()), &device)); err != nil {
+		return err
+	}
+	if at.Dev == device.Rdev {
+		return nil
+	}
+	if fsType == filesystem.Btrfs { // has device numbers of its own: only the list of mounts knows
+		mounts, err := mountpoint.List()
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(mounts, func(m mountpoint.Entry) bool { return m.Path == path && m.Source == dev.Name() }) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: something else is mounted at %s", backend.ErrInUse, path)
+}
+
+// stageBlock attaches the device. It stays attached without anybody having it open, until Unstage.
+func (b *Backend) stageBlock(h *hold.Hold, v pool.Volume, r backend.StageRequest) error {
+	if v.Content == pool.Fresh {
+		if err := b.o.Pool.SetContent(v.ID, pool.Raw, ""); err != nil {
+			return translate(err)
+		}
+	}
+	if err := b.noteStaged(h, r); err != nil {
+		return err
+	}
+	h.Step("attaching its loop device")
+	dev, err := b.attachLoop(v, false)
+	if err != nil {
+		return err
+	}
+	return dev.Close()
+}
+
+// attachLoop returns the volume's loop device, open.
+func (b *Backend) attachLoop(v pool.Volume, autoClear bool) (*os.File, error) {
+	disk, err := os.OpenFile(b.o.Pool.Disk(v.ID), os.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer disk.Close()
+	var dev *os.File
+	err = boundary.Do("backend-block/attach-loop", func() (err error) {
+		dev, err = b.o.Loops.Attach(disk, loop.Options{SectorBytes: v.SectorBytes, AutoClear: autoClear})
+		return err
+	})
+	return dev, err
+}
+
+// openLoop returns the volume's loop device, open, when it is attached.
+func (b *Backend) openLoop(id string) (*os.File, bool, error) {
+	disk, err := os.Open(b.o.Pool.Disk(id))
+	if err != nil {
+		return nil, false, err
+	}
+	defer disk.Close()
+	file, err := loop.FileOf(disk)
+	if err != nil {
+		return nil, false, err
+	}
+	dev, ok := b.o.Loops.Open(file)
+	return dev, ok, nil
+}
+
+func (b *Backend) detachLoop(v pool.Volume) error {
+	disk, err := os.Open(b.o.Pool.Disk(v.ID))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer disk.Close()
+	file, err := loop.FileOf(disk)
+	if err != nil {
+		return err
+	}
+	err = boundary.Do("backend-block/detach-loop", func() error { return b.o.Loops.Detach(file) })
+	if errors.Is(err, loop.ErrHeld) {
+		return fmt.Errorf("%w: volume %s: %w", backend.ErrInUse, v.ID, err)
+	}
+	return err
+}
+
+// Unstage implements backend.Node.
+func (b *Backend) Unstage(ctx context.Context, id, path string) error {
+	h, err := b.holds.Acquire(ctx, id, "NodeUnstageVolume")
+	if err != nil {
+		return err
+	}
+	defer h.Release()
+	if targets := b.liveTargets(id); len(targets) > 0 {
+		return fmt.Errorf("%w: volume %s is published at %s", backend.ErrInUse, id, targets[0])
+	}
+	h.Step("unmounting it from " + path)
+	if is, err := mountpoint.Is(path); err != nil {
+		return err
+	} else if is {
+		err := boundary.Do("backend-block/unmount", func() error { return mountpoint.Unmount(path) })
+		if errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("%w: %w", backend.ErrInUse, err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	v, err := b.get(id)
+	if errors.Is(err, backend.ErrNotFound) {
+		b.forget(id)
+		return nil
+	}
+	if at := b.stagedAt(id); at != "" && at != path {
+		return nil // that one stays
+	}
+	h.Step("detaching its loop device")
+	// A filesystem's device went with the mount, unless another mount namespace still has it: then the kernel lets it
+	// go there, and Delete refuses until it has.
+	if err := b.detachLoop(v); err != nil && !errors.Is(err, backend.ErrInUse) {
+		return err
+	}
+	link := filepath.Join(b.o.Pool.Directory(id), stagedLink)
+	err = boundary.Do("backend-block/forget-staged", func() error {
+		if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
+	b.forget(id)
+	return err
+}

@@ -1,0 +1,158 @@
+// Package driver is Berth's CSI driver: it translates between the Container Storage Interface and a backend.
+//
+// In a volume's journey each RPC here is one step: CreateVolume provisions, ControllerPublishVolume attaches,
+// NodeStageVolume and NodePublishVolume mount, and the others undo. What flows in are requests from the provision, attach and
+// mount rooms, or from official sidecars and a kubelet; what flows out are calls of a backend.Backend. Requests are
+// validated here, and gRPC codes are chosen here from the backend's typed errors (codes.go) and nowhere below. The
+// package never touches a file, a mount or a device; its one lasting effect is its socket.
+//
+// Only what works is advertised. Snapshots and clones (controller.go) and the GroupController service (a file of its
+// own beside node.go) come with the backend's methods for them.
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+
+	"berth.io/berth/internal/backend"
+	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/trace"
+)
+
+// BlockName is the name of the driver of the block store.
+const BlockName = "block.csi.berth.io"
+
+// Options of a driver.
+type Options struct {
+	// Name of the CSI driver, as CSIDriver and StorageClasses have it.
+	Name    string
+	Version string
+	// Node is this node's name: the node id, and the value of TopologyKey.
+	Node string
+	// SocketPath is where the driver is served: <data directory>/plugins/<name>/csi.sock.
+	SocketPath string
+	Backend    backend.Backend
+	// MaxVolumes per node; 0 is DefaultMaxVolumes.
+	MaxVolumes int64
+
+	Log     *slog.Logger
+	Trace   *trace.Journal
+	Metrics prometheus.Registerer
+}
+
+// DefaultMaxVolumes on one node. A loop device and two mounts each: the kernel has no limit near it.
+const DefaultMaxVolumes = 1000
+
+// Driver serves one backend.
+type Driver struct {
+	csi.UnimplementedIdentityServer
+	csi.UnimplementedControllerServer
+	csi.UnimplementedNodeServer
+
+	o       Options
+	metrics *metrics
+	serving chan struct{}
+}
+
+// New makes a driver. It serves nothing before Run.
+func New(o Options) (*Driver, error) {
+	if o.Name == "" || o.Node == "" || o.Backend == nil {
+		return nil, errors.New("driver: Name, Node and Backend are needed")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Version == "" {
+		o.Version = "dev"
+	}
+	if o.MaxVolumes == 0 {
+		o.MaxVolumes = DefaultMaxVolumes
+	}
+	o.Log = o.Log.With(slog.String("driver", o.Name))
+	m, err := newMetrics(o.Name, o.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("driver %s: %w", o.Name, err)
+	}
+	return &Driver{o: o, metrics: m, serving: make(chan struct{})}, nil
+}
+
+// TopologyKey of a driver: "topology.<driver name>/node".
+func TopologyKey(driver string) string { return "topology." + driver + "/node" }
+
+// Register offers the driver's services on a gRPC server: Run's own, or an in-process one.
+func (d *Driver) Register(s grpc.ServiceRegistrar) {
+	csi.RegisterIdentityServer(s, d)
+	csi.RegisterControllerServer(s, d)
+	csi.RegisterNodeServer(s, d)
+}
+
+// Serving is closed as soon as Run accepts connections.
+func (d *Driver) Serving() <-chan struct{} { return d.serving }
+
+// drain is how long calls under way may take when Run ends.
+const drain = 10 * time.Second
+
+// Run serves the driver on its socket until ctx ends and the calls under way have ended.
+func (d *Driver) Run(ctx context.Context) error {
+	listener, err := Listen(d.o.SocketPath)
+	if err != nil {
+		return fmt.Errorf("driver %s: %w", d.o.Name, err)
+	}
+	server := grpc.NewServer(grpc.ChainUnaryInterceptor(d.intercept))
+	d.Register(server)
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		force := time.AfterFunc(drain, server.Stop)
+		server.GracefulStop()
+		force.Stop()
+	})
+	close(d.serving)
+	err = server.Serve(listener) // removes the socket when it stops
+	if !stop() {
+		<-stopped
+		return nil
+	}
+	return fmt.Errorf("serve driver %s at %s: %w", d.o.Name, d.o.SocketPath, err)
+}
+
+// Listen makes a unix socket that only this user can connect to. A socket that a killed process left is replaced; one that
+// somebody answers on is not.
+func Listen(path string) (net.Listener, error) {
+	const probe = time.Second
+	if conn, err := net.DialTimeout("unix", path, probe); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("%s is served by another process", path)
+	}
+	err := boundary.Do("driver/make-socket-directory", func() error {
+		if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+			return err
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	var listener net.Listener
+	err = boundary.Do("driver/listen", func() (err error) {
+		if listener, err = net.Listen("unix", path); err != nil {
+			return err
+		}
+		return os.Chmod(path, 0o600)
+	})
+	return listener, err
+}

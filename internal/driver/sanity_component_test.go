@@ -1,0 +1,56 @@
+//go:build component
+
+package driver_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/kubernetes-csi/csi-test/v5/pkg/sanity"
+	"github.com/onsi/ginkgo/v2"
+	"github.com/onsi/ginkgo/v2/types"
+	"github.com/onsi/gomega"
+)
+
+// The official conformance suite, once with filesystems and once with raw block volumes, against a real pool, real
+// loop devices and real mounts.
+func TestSanity(t *testing.T) {
+	s := start(t, 8<<30)
+	if err := os.Mkdir(filepath.Join(s.dir, "sanity"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, access := range []string{"mount", "block"} {
+		config := sanity.NewTestConfig()
+		config.Address = "unix://" + s.socket
+		config.TargetPath = filepath.Join(s.dir, "sanity", "target")
+		config.StagingPath = filepath.Join(s.dir, "sanity", "staging")
+		config.TestVolumeSize = 256 << 20
+		config.TestVolumeExpandSize = 512 << 20
+		config.TestVolumeAccessType = access
+		ginkgo.Describe("volumes as "+access, func() { sanity.GinkgoTest(&config) })
+	}
+	ginkgo.ReportAfterSuite("what was skipped", func(r ginkgo.Report) {
+		counts := map[types.SpecState]int{}
+		for _, spec := range r.SpecReports {
+			if spec.LeafNodeType != types.NodeTypeIt {
+				continue
+			}
+			counts[spec.State]++
+			if spec.State == types.SpecStateSkipped || spec.State == types.SpecStatePending {
+				t.Logf("%s: %s: %s", spec.State, spec.FullText(), spec.Failure.Message)
+			}
+		}
+		t.Logf("csi-sanity: %v", counts)
+	})
+	gomega.RegisterFailHandler(ginkgo.Fail)
+	suite, reporter := ginkgo.GinkgoConfiguration()
+	reporter.Succinct, reporter.NoColor = true, true
+	ginkgo.RunSpecs(t, "csi-sanity", suite, reporter)
+	if busy := s.backend.Busy(); len(busy) > 0 {
+		t.Errorf("still busy: %v", busy)
+	}
+	if left := s.pool.List(); len(left) > 0 {
+		t.Errorf("volumes left: %v", left)
+	}
+}
