@@ -1,0 +1,196 @@
+package attach
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sort"
+	"strconv"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"berth.io/berth/internal/boundary"
+)
+
+const (
+	annManaged         = "volumes.kubernetes.io/controller-managed-attach-detach"
+	annKeepsTerminated = "volumes.kubernetes.io/keep-terminated-pod-volumes"
+)
+
+// node is what is known of a Node. Guarded by Controller.mu.
+type node struct {
+	exists          bool
+	managed         bool
+	keepsTerminated bool
+	ready           bool
+	outOfService    bool
+	evidence        string
+	inUse           map[v1.UniqueVolumeName]bool
+	attached        []v1.AttachedVolume // as the API has it
+	version         uint64              // resourceVersion of what is known
+}
+
+func (n *node) markInUse(v v1.UniqueVolumeName) {
+	if n.inUse == nil {
+		n.inUse = map[v1.UniqueVolumeName]bool{}
+	}
+	n.inUse[v] = true
+}
+
+// says reports whether the API has exactly this list.
+func (n *node) says(list []v1.AttachedVolume) bool {
+	return slices.Equal(n.attached, list)
+}
+
+func (c *Controller) node(name types.NodeName) *node {
+	n := c.nodes[name]
+	if n == nil {
+		n = &node{}
+		c.nodes[name] = n
+	}
+	return n
+}
+
+// nodeChanged takes over a node's state and wakes what waits for it.
+func (c *Controller) nodeChanged(o *v1.Node, gone bool) {
+	name := types.NodeName(o.Name)
+	var evidence string
+	if c.opts.Evidence != nil && !gone {
+		evidence = c.opts.Evidence(o)
+	}
+	c.mu.Lock()
+	n := c.node(name)
+	version, _ := strconv.ParseUint(o.ResourceVersion, 10, 64)
+	if !gone && n.exists && version < n.version {
+		c.mu.Unlock()
+		return // older than the answer to our own write
+	}
+	before := *n
+	c.learn(n, o, gone, evidence)
+	for volume, e := range c.byNode[name] {
+		if gone || before.exists != n.exists || before.ready != n.ready || before.outOfService != n.outOfService || before.evidence != n.evidence ||
+			before.managed != n.managed || before.inUse[volume] != n.inUse[volume] {
+			c.keyQueue.Add(e.key)
+		}
+	}
+	if n.managed && !n.says(c.toReport(name)) {
+		c.nodeQueue.Add(name) // the node object was made anew, or somebody wrote over it
+	}
+	pods := before.managed != n.managed || before.keepsTerminated != n.keepsTerminated
+	if gone && len(c.byNode[name]) == 0 {
+		delete(c.nodes, name)
+	}
+	c.mu.Unlock()
+	if pods {
+		for _, p := range c.podsOn(name) {
+			c.podQueue.Add(p)
+		}
+	}
+}
+
+func (c *Controller) learn(n *node, o *v1.Node, gone bool, evidence string) {
+	if gone {
+		*n = node{}
+		return
+	}
+	version, _ := strconv.ParseUint(o.ResourceVersion, 10, 64)
+	*n = node{exists: true, version: version, evidence: evidence, inUse: map[v1.UniqueVolumeName]bool{}, attached: o.Status.VolumesAttached,
+		keepsTerminated: o.Annotations[annKeepsTerminated] == "true"}
+	_, n.managed = o.Annotations[annManaged]
+	for _, t := range o.Spec.Taints {
+		n.outOfService = n.outOfService || t.Key == v1.TaintNodeOutOfService
+	}
+	for _, cond := range o.Status.Conditions {
+		n.ready = n.ready || cond.Type == v1.NodeReady && cond.Status == v1.ConditionTrue
+	}
+	for _, v := range o.Status.VolumesInUse {
+		n.inUse[v] = true
+	}
+}
+
+// toReport is what node.status.volumesAttached must say, by name.
+func (c *Controller) toReport(name types.NodeName) []v1.AttachedVolume {
+	list := []v1.AttachedVolume{}
+	for _, e := range c.byNode[name] {
+		if e.reported {
+			list = append(list, v1.AttachedVolume{Name: e.key.volume, DevicePath: e.devicePath})
+		}
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i].Name < list[j].Name })
+	return list
+}
+
+// writeNode persists node.status.volumesAttached. The queue lets one write per node run at a time; whatever changes
+// meanwhile goes with the next.
+func (c *Controller) writeNode(ctx context.Context, name types.NodeName) error {
+	c.mu.Lock()
+	list := c.toReport(name)
+	if n := c.nodes[name]; n == nil || !n.managed || n.says(list) {
+		c.settleWrite(name)
+		c.mu.Unlock()
+		return nil
+	}
+	var carried []*entry // what this write makes true
+	for _, e := range c.byNode[name] {
+		if e.persists {
+			carried = append(carried, e)
+		}
+	}
+	reported := make([]bool, len(carried))
+	for i, e := range carried {
+		reported[i] = e.reported
+	}
+	c.mu.Unlock()
+
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{"volumesAttached": list}})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
+	defer cancel()
+	var written *v1.Node
+	err = boundary.Do("attach/write-volumes-attached", func() error {
+		written, err = c.opts.Client.CoreV1().Nodes().Patch(ctx, string(name), types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+		return err
+	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if apierrors.IsNotFound(err) {
+		c.settleWrite(name)
+		return nil
+	}
+	if err != nil {
+		c.opts.Log.Warn("cannot write node.status.volumesAttached", "node", name, "err", err)
+		return fmt.Errorf("write volumesAttached of node %s: %w", name, err)
+	}
+	evidence := ""
+	if c.opts.Evidence != nil {
+		evidence = c.opts.Evidence(written)
+	}
+	n := c.node(name)
+	if v, _ := strconv.ParseUint(written.ResourceVersion, 10, 64); v >= n.version {
+		c.learn(n, written, false, evidence)
+	}
+	for i, e := range carried {
+		if e.reported == reported[i] {
+			e.persists = false
+			e.fresh = !e.reported && !n.inUse[e.key.volume]
+			c.keyQueue.Add(e.key)
+		}
+	}
+	return nil
+}
+
+// settleWrite: there is nothing to write, or nobody to write to, so nothing waits for it.
+func (c *Controller) settleWrite(name types.NodeName) {
+	for _, e := range c.byNode[name] {
+		if e.persists {
+			e.persists = false
+			c.keyQueue.Add(e.key)
+		}
+	}
+}
