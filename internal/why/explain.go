@@ -1,0 +1,246 @@
+package why
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"berth.io/berth/internal/plugin"
+	"berth.io/berth/internal/trace"
+)
+
+// pathsAnnotation on a pod says where its volumes are on the host.
+const pathsAnnotation = "storage.berth.io/paths"
+
+// Sources are what Explain may ask.
+type Sources struct {
+	Client kubernetes.Interface
+	// Entries of the journal, in the order in which they were recorded; may be empty.
+	Entries []trace.Entry
+	// Holders are the operations under way, as far as they are known (a running instance can be asked).
+	Holders []Holder
+	// Now is the time of the question; zero is the time now.
+	Now time.Time
+}
+
+// Holder is an operation under way: what a driver or the node is doing with a volume, since when.
+type Holder struct {
+	// Volume is the PersistentVolume's name, its handle, or its unique name on the node.
+	Volume string    `json:"volume,omitempty"`
+	Driver string    `json:"driver,omitempty"`
+	Step   string    `json:"step"` // "CreateVolume", "Staged"
+	Pod    string    `json:"pod,omitempty"`
+	Since  time.Time `json:"since"`
+}
+
+// Explain answers for t. It fails when t is not there and the journal does not know it either (ErrUnknown), or when
+// the API cannot be asked.
+func Explain(ctx context.Context, s Sources, t Target) (*Journey, error) {
+	f, found, err := gather(ctx, s.Client, t)
+	if err != nil {
+		return nil, err
+	}
+	if s.Now.IsZero() {
+		s.Now = time.Now()
+	}
+	j := &Journey{Target: t, Asked: s.Now, Gone: !found}
+	for _, kind := range f.unreadable {
+		j.Notes = append(j.Notes, "you may not read "+kind+"; what follows leaves them out")
+	}
+	for i := range s.Entries {
+		if e := &s.Entries[i]; e.Step == trace.Lost {
+			j.Notes = append(j.Notes, fmt.Sprintf("steps may be missing: %s (%s)", e.Detail, e.Time.Format(time.DateTime)))
+		}
+	}
+	if !found {
+		return j, j.remember(ctx, s, f)
+	}
+	if f.pod != nil {
+		j.Pod = podState(f.pod)
+	}
+	for i := range f.volumes {
+		j.Volumes = append(j.Volumes, explainVolume(f, &f.volumes[i], s))
+	}
+	if f.pod != nil && t.Kind == Pod {
+		j.explainPod(f)
+	}
+	return j, nil
+}
+
+// ErrUnknown says that neither the API nor the journal knows the target.
+type ErrUnknown struct {
+	Target Target
+	// Hint is what an event says about it, such as a quota that was exceeded.
+	Hint string
+}
+
+func (e *ErrUnknown) Error() string {
+	if e.Hint != "" {
+		return fmt.Sprintf("%s does not exist; %s", e.Target, e.Hint)
+	}
+	return fmt.Sprintf("%s does not exist, and the journal knows nothing of it", e.Target)
+}
+
+// remember answers for an object that is gone, from the journal alone.
+func (j *Journey) remember(ctx context.Context, s Sources, f *facts) error {
+	t := j.Target
+	var names []string // of the volumes that the journal knows for the target
+	var entries []trace.Entry
+	for i := range s.Entries {
+		if e := &s.Entries[i]; t.names(e) {
+			entries = append(entries, *e)
+			if e.Volume != "" && !slices.Contains(names, e.Volume) {
+				names = append(names, e.Volume)
+			}
+		}
+	}
+	if len(entries) == 0 {
+		return &ErrUnknown{Target: t, Hint: hint(ctx, s.Client, t)}
+	}
+	if t.Kind == PVC { // the volume outlives the claim, by a little or by Retain
+		entries = nil
+		for i := range s.Entries {
+			if e := &s.Entries[i]; t.names(e) || e.Volume != "" && slices.Contains(names, e.Volume) {
+				entries = append(entries, *e)
+			}
+		}
+	}
+	sortEntries(entries)
+	v := Volume{Steps: lastOfEach(fold(entries), nil)}
+	between(v.Steps)
+	switch {
+	case t.Kind == PVC:
+		v.Claim = &ClaimState{Namespace: t.Namespace, Name: t.Name, Phase: "gone"}
+	case t.Kind == PV:
+		v.PV = &PVState{Name: t.Name, Phase: "gone"}
+	}
+	if v.PV == nil && len(names) > 0 {
+		v.PV = &PVState{Name: names[len(names)-1]}
+	}
+	j.Volumes = []Volume{v}
+	return nil
+}
+
+// names says whether the entry is about the target.
+func (t Target) names(e *trace.Entry) bool {
+	switch t.Kind {
+	case PV:
+		return e.Volume == t.Name
+	case Pod:
+		return e.Pod.Namespace == t.Namespace && e.Pod.Name == t.Name
+	}
+	return e.Claim.Namespace == t.Namespace && e.Claim.Name == t.Name
+}
+
+// hint looks for an event that tells why something was never made: the controllers report it on the owner.
+func hint(ctx context.Context, client kubernetes.Interface, t Target) string {
+	events, err := client.CoreV1().Events(t.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil || t.Namespace == "" {
+		return ""
+	}
+	for i := range events.Items {
+		e := &events.Items[i]
+		if e.Type == v1.EventTypeWarning && strings.HasPrefix(e.Reason, "Failed") && strings.Contains(e.Message, t.Name) {
+			return fmt.Sprintf("%s %s: %s", strings.ToLower(e.InvolvedObject.Kind), e.InvolvedObject.Name, e.Message)
+		}
+	}
+	return ""
+}
+
+// entriesOf picks the entries of one volume's journey: those that name its claim (of the same UID), its volume, or,
+// without naming a volume, its pod. What another pod did with the volume is left out.
+func entriesOf(all []trace.Entry, f *facts, vf *volumeFacts) []trace.Entry {
+	var picked []trace.Entry
+	for i := range all {
+		e := &all[i]
+		if f.pod != nil && e.Pod.UID != "" && e.Pod.UID != f.pod.UID {
+			continue
+		}
+		if vf.claim != nil && e.Claim.UID == "" && e.Time.Before(vf.claim.CreationTimestamp.Time) {
+			continue // names alone, and older than the claim: an earlier claim or pod of the name
+		}
+		aboutPV := vf.pvName != "" && e.Volume == vf.pvName
+		aboutClaim := vf.claimName != "" && e.Claim.Name == vf.claimName && e.Claim.Namespace == vf.namespace &&
+			(e.Claim.UID == "" || vf.claim == nil || e.Claim.UID == vf.claim.UID)
+		aboutPod := f.pod != nil && e.Claim.Name == "" && e.Volume == "" && e.Pod.UID == f.pod.UID &&
+			(e.Step == trace.Scheduled || e.Step == trace.Running)
+		if aboutPV || aboutClaim || aboutPod {
+			picked = append(picked, *e)
+		}
+	}
+	sortEntries(picked)
+	return picked
+}
+
+func sortEntries(entries []trace.Entry) {
+	slices.SortStableFunc(entries, func(a, b trace.Entry) int { return a.Time.Compare(b.Time) })
+}
+
+func podState(p *v1.Pod) *PodState {
+	ready, _ := podReady(p)
+	return &PodState{Namespace: p.Namespace, Name: p.Name, Phase: string(p.Status.Phase), Ready: ready, Node: p.Spec.NodeName, Deleting: p.DeletionTimestamp != nil}
+}
+
+func explainVolume(f *facts, vf *volumeFacts, s Sources) Volume {
+	v := Volume{Name: vf.name, Class: vf.className, Driver: vf.driverOf()}
+	if f.pod != nil {
+		v.Node = f.pod.Spec.NodeName
+		v.Path = hostPath(f.pod, vf.name)
+	}
+	if vf.source != nil {
+		v.Source = plugin.SourceType(&plugin.Volume{Source: vf.source})
+		v.Problem = volumeProblem(f, vf, nil)
+		return v
+	}
+	if vf.claimName != "" {
+		v.Claim = claimState(vf)
+	}
+	if vf.pvName != "" {
+		v.PV = pvState(vf)
+	}
+	for i := range vf.users {
+		if p := &vf.users[i]; (f.pod == nil || p.UID != f.pod.UID) && !finished(p) {
+			v.UsedBy = append(v.UsedBy, p.Name)
+		}
+	}
+	v.Steps = timeline(f, vf, entriesOf(s.Entries, f, vf))
+	v.Total = total(v.Steps)
+	v.Problem = volumeProblem(f, vf, v.Steps)
+	v.Waiting = volumeWaiting(f, vf, &v, s.Holders)
+	return v
+}
+
+func claimState(vf *volumeFacts) *ClaimState {
+	s := &ClaimState{Namespace: vf.namespace, Name: vf.claimName, Phase: "missing"}
+	if c := vf.claim; c != nil {
+		s.Phase, s.Requested, s.Deleting = string(c.Status.Phase), c.Spec.Resources.Requests.Storage().String(), c.DeletionTimestamp != nil
+		s.Modes = modes(c.Spec.AccessModes)
+	}
+	return s
+}
+
+func modes(list []v1.PersistentVolumeAccessMode) string {
+	names := make([]string, len(list))
+	for i, m := range list {
+		names[i] = string(m)
+	}
+	return strings.Join(names, ",")
+}
+
+func pvState(vf *volumeFacts) *PVState {
+	s := &PVState{Name: vf.pvName, Missing: vf.pv == nil}
+	if pv := vf.pv; pv != nil {
+		s.Phase, s.Capacity = string(pv.Status.Phase), pv.Spec.Capacity.Storage().String()
+		s.Reclaim, s.Deleting = string(pv.Spec.PersistentVolumeReclaimPolicy), pv.DeletionTimestamp != nil
+		if pv.Spec.CSI != nil {
+			s.Handle = pv.Spec.CSI.VolumeHandle
+		}
+	}
+	return s
+}

@@ -1,0 +1,255 @@
+package why
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	storagehelpers "k8s.io/component-helpers/storage/volume"
+
+	"berth.io/berth/internal/trace"
+)
+
+// order is where a step stands on the way to a mounted volume; the steps back come after.
+var order = map[trace.Step]int{
+	trace.Claimed: 1, trace.Matched: 2, trace.Scheduled: 3, trace.Provisioned: 4, trace.Bound: 5, // 6: the pod's Scheduled
+	trace.Attached: 7, trace.Staged: 8, trace.Published: 9, trace.Running: 10,
+	trace.Expanded: 11, trace.Snapshotted: 12,
+	trace.Unpublished: 13, trace.Unstaged: 14, trace.Detached: 15, trace.Released: 16, trace.Deleted: 17,
+}
+
+func (s *Step) rank() int {
+	if s.Step == trace.Scheduled && s.pod {
+		return 6
+	}
+	return order[s.Step]
+}
+
+// timeline lays the journal's entries of one volume, and what the objects show beyond them, into steps in the order
+// in which they happened.
+func timeline(f *facts, vf *volumeFacts, entries []trace.Entry) []Step {
+	steps := fold(entries)
+	steps = lastOfEach(steps, f.pod)
+	steps = withObjects(steps, f, vf)
+	slices.SortStableFunc(steps, func(a, b Step) int {
+		if open := cmp.Compare(boolRank(a.State != trace.Done), boolRank(b.State != trace.Done)); open != 0 {
+			return open // what is not done stands last
+		}
+		if a.Coarse || b.Coarse || a.Time.Equal(b.Time) {
+			return cmp.Compare(a.rank(), b.rank())
+		}
+		return a.Time.Compare(b.Time)
+	})
+	between(steps)
+	return steps
+}
+
+func boolRank(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// fold makes one step of the entries from its beginning to its outcome. A step that comes again is another one.
+func fold(entries []trace.Entry) []Step {
+	type key struct {
+		step trace.Step
+		pod  bool
+	}
+	var steps []Step
+	open := map[key]int{}
+	for i := range entries {
+		e := &entries[i]
+		k := key{e.Step, e.Step == trace.Scheduled && e.Claim.Name == "" && e.Volume == ""}
+		at, isOpen := open[k]
+		if !isOpen {
+			steps = append(steps, Step{Step: e.Step, pod: k.pod})
+			at = len(steps) - 1
+			open[k] = at
+		}
+		s := &steps[at]
+		s.State, s.Time = e.State, e.Time
+		if e.Detail != "" {
+			s.Detail = e.Detail
+		}
+		switch e.State {
+		case trace.Began:
+			if s.Began.IsZero() {
+				s.Began = e.Time
+			}
+		case trace.Waiting:
+			if s.waitFrom.IsZero() {
+				s.waitFrom = e.Time
+			}
+			s.waitFor = e.Detail
+		case trace.Failed:
+			s.Failures++
+			s.Error, s.lastFail = e.Detail, e.Time
+		case trace.Done:
+			if e.Detail == "" {
+				s.Detail = ""
+			}
+			if !s.Began.IsZero() {
+				s.Took = ms(e.Time.Sub(s.Began))
+			}
+			if !s.waitFrom.IsZero() {
+				s.Waited = ms(e.Time.Sub(s.waitFrom))
+			}
+			delete(open, k)
+		}
+	}
+	return steps
+}
+
+// lastOfEach keeps of each step the last time that it happened: a volume that many pods have used one after the other
+// shows the way to the one that uses it now. What is open and has been overtaken by a later step is left out, and so
+// is the way back of an earlier pod while a pod uses the volume.
+func lastOfEach(steps []Step, pod *v1.Pod) []Step {
+	last := map[int]int{}
+	for i := range steps {
+		last[steps[i].rank()] = i
+	}
+	latestDone := map[int]time.Time{} // by rank, of this or a later step on the way
+	for i := range steps {
+		if s := &steps[i]; s.State == trace.Done {
+			for r := 1; r <= s.rank(); r++ {
+				if s.Time.After(latestDone[r]) {
+					latestDone[r] = s.Time
+				}
+			}
+		}
+	}
+	var kept []Step
+	for i := range steps {
+		s := &steps[i]
+		switch {
+		case last[s.rank()] != i:
+		case s.State != trace.Done && !latestDone[s.rank()].Before(s.Time):
+		case s.rank() > order[trace.Snapshotted] && s.State == trace.Done && pod != nil && s.Time.Before(pod.CreationTimestamp.Time):
+		default:
+			kept = append(kept, *s)
+		}
+	}
+	return kept
+}
+
+// withObjects adds the steps that the API objects and events show and the journal does not.
+func withObjects(steps []Step, f *facts, vf *volumeFacts) []Step {
+	has := map[int]bool{}
+	for i := range steps {
+		if steps[i].State == trace.Done {
+			has[steps[i].rank()] = true
+		}
+	}
+	add := func(s Step) {
+		if has[s.rank()] {
+			return
+		}
+		s.State, s.Coarse = trace.Done, true
+		steps = slices.DeleteFunc(steps, func(o Step) bool { return o.rank() == s.rank() })
+		steps = append(steps, s)
+	}
+	if c := vf.claim; c != nil {
+		add(Step{Step: trace.Claimed, Time: c.CreationTimestamp.Time, Detail: "asks for " + c.Spec.Resources.Requests.Storage().String()})
+		if node := c.Annotations[storagehelpers.AnnSelectedNode]; node != "" {
+			add(Step{Step: trace.Scheduled, Detail: "node " + node + " chosen for the volume"})
+		}
+	}
+	if pv := vf.pv; pv != nil {
+		if by := pv.Annotations[storagehelpers.AnnDynamicallyProvisioned]; by != "" {
+			add(Step{Step: trace.Provisioned, Time: pv.CreationTimestamp.Time, Detail: "by " + by})
+		}
+		if c := vf.claim; c != nil && c.Status.Phase == v1.ClaimBound {
+			add(Step{Step: trace.Bound, Detail: "to volume " + pv.Name})
+		}
+	}
+	if f.pod == nil || f.pod.Spec.NodeName == "" {
+		return steps
+	}
+	add(Step{Step: trace.Scheduled, pod: true, Time: conditionTime(f.pod, v1.PodScheduled), Detail: "pod assigned to node " + f.pod.Spec.NodeName})
+	for _, a := range f.attachmentsOf(vf.pvName) {
+		if a.Spec.NodeName == f.pod.Spec.NodeName && a.Status.Attached {
+			s := Step{Step: trace.Attached, Detail: "to node " + a.Spec.NodeName}
+			if e := eventNaming(f.podEvents, "SuccessfulAttachVolume", vf.pvName); e != nil {
+				s.Time = eventTime(e)
+			}
+			add(s)
+		}
+	}
+	if ready, at := podReady(f.pod); ready {
+		s := Step{Step: trace.Published}
+		if e := eventNaming(f.podEvents, "SuccessfulMountVolume", vf.pvName); e != nil {
+			s.Time = eventTime(e)
+		}
+		add(s)
+		add(Step{Step: trace.Running, Time: at, Detail: "the pod is Ready"})
+	}
+	return steps
+}
+
+// between fills in the times from one step to the next. Steps without a time of their own (the API keeps none) are
+// passed over; between coarse times less than a second means nothing.
+func between(steps []Step) {
+	var before *Step
+	for i := range steps {
+		s := &steps[i]
+		if s.State != trace.Done || s.Time.IsZero() {
+			continue
+		}
+		if before != nil {
+			d := s.Time.Sub(before.Time)
+			if !s.Coarse && !before.Coarse || d >= time.Second {
+				s.After = ms(d)
+			}
+		}
+		before = s
+	}
+}
+
+// total is from the first step done to the last one on the way to a running pod.
+func total(steps []Step) float64 {
+	var first, last *Step
+	for i := range steps {
+		s := &steps[i]
+		if s.State != trace.Done || s.Time.IsZero() || s.rank() > order[trace.Running] {
+			continue
+		}
+		if first == nil {
+			first = s
+		}
+		last = s
+	}
+	if first == nil || first == last {
+		return 0
+	}
+	return ms(last.Time.Sub(first.Time))
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func conditionTime(p *v1.Pod, t v1.PodConditionType) time.Time {
+	for i := range p.Status.Conditions {
+		if c := &p.Status.Conditions[i]; c.Type == t && c.Status == v1.ConditionTrue {
+			return c.LastTransitionTime.Time
+		}
+	}
+	return time.Time{}
+}
+
+func podReady(p *v1.Pod) (bool, time.Time) {
+	at := conditionTime(p, v1.PodReady)
+	return !at.IsZero() && p.Status.Phase == v1.PodRunning, at
+}
+
+// eventNaming returns the last event of that reason whose message names the volume.
+func eventNaming(events []v1.Event, reason, volume string) *v1.Event {
+	for i := len(events) - 1; i >= 0; i-- {
+		if e := &events[i]; e.Reason == reason && volume != "" && strings.Contains(e.Message, `"`+volume+`"`) {
+			return e
+		}
+	}
+	return nil
+}

@@ -1,0 +1,345 @@
+package why
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	storagehelpers "k8s.io/component-helpers/storage/volume"
+	"k8s.io/utils/ptr"
+
+	"berth.io/berth/internal/trace"
+)
+
+// complaint is an error as somebody told it.
+type complaint struct {
+	message, from string
+	time          time.Time
+	count         int
+	rank          int // of the step that failed
+}
+
+// reasons says which step an event's reason is about.
+var reasons = map[string]int{
+	"FailedBinding": 2, "ProvisioningFailed": 4, "ClaimLost": 5, "ClaimMisbound": 5, "VolumeMismatch": 5, "ProvisioningCleanupFailed": 4,
+	"FailedScheduling": 6, "FailedAttachVolume": 7, "FailedMount": 9, "FailedMapVolume": 9, "NoContainerRuntime": 10,
+	"VolumeResizeFailed": 11, "FileSystemResizeFailed": 11, "FailedDetachVolume": 15, "VolumeFailedDelete": 17,
+}
+
+// volumeProblem names the last error of a volume that still stands.
+func volumeProblem(f *facts, vf *volumeFacts, steps []Step) *Problem {
+	told := latest(complaints(f, vf, steps))
+	p := knownCause(f, vf)
+	switch {
+	case p == nil && told == nil:
+		return nil
+	case p == nil:
+		p = problemOf(told)
+	case told != nil:
+		p.Message, p.From, p.Time, p.Count = told.message, told.from, told.time, told.count
+	}
+	return p
+}
+
+// knownCause asks the table of causes.
+func knownCause(f *facts, vf *volumeFacts) *Problem {
+	if vf.source != nil {
+		return nil
+	}
+	for _, c := range causes {
+		if what, advice := c.find(f, vf); what != "" {
+			return &Problem{Cause: c.name, What: what, Advice: advice}
+		}
+	}
+	return nil
+}
+
+// problemOf puts a complaint into plain words, its own where the meaning is not known.
+func problemOf(c *complaint) *Problem {
+	p := inPlainWords(c.message)
+	if p == nil {
+		p = &Problem{What: c.message, Advice: "The step is tried again. See the log of the driver or component that told it."}
+	}
+	p.Message, p.From, p.Time, p.Count = c.message, c.from, c.time, c.count
+	return p
+}
+
+func latest(list []complaint) *complaint {
+	if len(list) == 0 {
+		return nil
+	}
+	c := slices.MaxFunc(list, func(a, b complaint) int { return a.time.Compare(b.time) })
+	return &c
+}
+
+// complaints collects the errors about a volume that no later success has settled.
+func complaints(f *facts, vf *volumeFacts, steps []Step) []complaint {
+	var list []complaint
+	add := func(c complaint) {
+		if !settled(steps, c) {
+			list = append(list, c)
+		}
+	}
+	for i := range steps {
+		if s := &steps[i]; s.State != trace.Done && s.Failures > 0 {
+			add(complaint{message: s.Error, from: "step " + string(s.Step), time: s.lastFail, count: s.Failures, rank: s.rank()})
+		}
+	}
+	for i := range vf.events {
+		addEvent(add, &vf.events[i])
+	}
+	for i := range f.podEvents {
+		if e := &f.podEvents[i]; aboutVolume(e, vf) {
+			addEvent(add, e)
+		}
+	}
+	for _, a := range f.attachmentsOf(vf.pvName) {
+		if e := a.Status.AttachError; e != nil && !a.Status.Attached {
+			add(complaint{message: e.Message, from: "VolumeAttachment " + a.Name, time: e.Time.Time, count: 1, rank: order[trace.Attached]})
+		}
+		if e := a.Status.DetachError; e != nil && a.DeletionTimestamp != nil {
+			add(complaint{message: e.Message, from: "VolumeAttachment " + a.Name, time: e.Time.Time, count: 1, rank: order[trace.Detached]})
+		}
+	}
+	if f.pod != nil && f.pod.Spec.NodeName == "" && vf.source == nil {
+		if c := scheduling(f.pod); c != nil {
+			add(*c)
+		}
+	}
+	return list
+}
+
+func addEvent(add func(complaint), e *v1.Event) {
+	rank, known := reasons[e.Reason]
+	if e.Type != v1.EventTypeWarning || !known {
+		return
+	}
+	add(complaint{message: e.Message, from: "event " + e.Reason, time: eventTime(e), count: eventCount(e), rank: rank})
+}
+
+// aboutVolume says whether a pod's event is about this of its volumes. Most name the volume, by the PersistentVolume
+// or by the pod's name for it.
+func aboutVolume(e *v1.Event, vf *volumeFacts) bool {
+	for _, name := range []string{vf.pvName, vf.name, vf.claimName} {
+		if name != "" && (strings.Contains(e.Message, `"`+name+`"`) || strings.Contains(e.Message, "["+name+"]")) {
+			return true
+		}
+	}
+	return false
+}
+
+// settled says whether the step that failed, or a later one, has succeeded since. Events have whole seconds.
+func settled(steps []Step, c complaint) bool {
+	for i := range steps {
+		s := &steps[i]
+		if s.State == trace.Done && s.rank() >= c.rank && s.rank() <= order[trace.Running] &&
+			(s.Time.IsZero() || !s.Time.Before(c.time.Truncate(time.Second))) {
+			return true
+		}
+	}
+	return false
+}
+
+// scheduling is what the scheduler says about a pod that it has found no node for.
+func scheduling(p *v1.Pod) *complaint {
+	for i := range p.Status.Conditions {
+		if c := &p.Status.Conditions[i]; c.Type == v1.PodScheduled && c.Status == v1.ConditionFalse && c.Message != "" {
+			return &complaint{message: c.Message, from: "condition PodScheduled", time: c.LastTransitionTime.Time, count: 1, rank: 6}
+		}
+	}
+	return nil
+}
+
+// volumeWaiting says what the volume waits for now; nil when it waits for nothing.
+func volumeWaiting(f *facts, vf *volumeFacts, v *Volume, holders []Holder) *Waiting {
+	what := waitsFor(f, vf)
+	if what == "" {
+		return nil
+	}
+	w := &Waiting{For: what, Since: waitingSince(f, vf, v.Steps)}
+	if s := openStep(v.Steps); s != nil {
+		if s.waitFor != "" && s.State == trace.Waiting {
+			w.For, w.Since = s.waitFor, s.waitFrom
+		} else if !s.Began.IsZero() && s.Failures == 0 {
+			w.Since = s.Began
+		}
+	}
+	for i := range holders {
+		h := &holders[i]
+		if holds(h, vf) {
+			w.Holder, w.Since = h.Step, h.Since
+			if h.Driver != "" {
+				w.Holder = "driver " + h.Driver + ", " + h.Step
+			}
+			if h.Pod != "" {
+				w.Holder += ", for pod " + h.Pod
+			}
+		}
+	}
+	return w
+}
+
+// openStep is the last step that is not done.
+func openStep(steps []Step) *Step {
+	for i := len(steps) - 1; i >= 0; i-- {
+		if s := &steps[i]; s.State != trace.Done {
+			return s
+		}
+	}
+	return nil
+}
+
+// waitsFor reads off the objects which step comes next and who takes it.
+func waitsFor(f *facts, vf *volumeFacts) string {
+	claim, pod, driver := vf.claim, f.pod, vf.driverOf()
+	switch {
+	case vf.pv != nil && vf.pv.Status.Phase == v1.VolumeReleased && vf.pv.Spec.PersistentVolumeReclaimPolicy == v1.PersistentVolumeReclaimDelete:
+		for _, a := range f.attachmentsOf(vf.pvName) {
+			return "the volume to be detached from node " + a.Spec.NodeName + ", before it is deleted"
+		}
+		return "driver " + driver + " to delete the volume"
+	case vf.pv != nil && claim == nil:
+		return ""
+	case claim == nil:
+		return fmt.Sprintf("claim %s/%s to be created", vf.namespace, vf.claimName)
+	case claim.DeletionTimestamp != nil:
+		if len(vf.users) > 0 {
+			return "the pods that use the claim to go"
+		}
+		return "finalizers: " + strings.Join(claim.Finalizers, ", ")
+	case claim.Status.Phase == v1.ClaimLost:
+		return "volume " + vf.pvName + " to come back"
+	case claim.Spec.VolumeName != "" && vf.pv == nil:
+		return "volume " + vf.pvName + " to be created"
+	case claim.Status.Phase != v1.ClaimBound:
+		return openClaimWaits(f, vf)
+	case pod == nil:
+		return ""
+	case pod.Spec.NodeName == "":
+		return "a node for pod " + pod.Name
+	}
+	if ready, _ := podReady(pod); ready || finished(pod) {
+		return ""
+	}
+	if pod.DeletionTimestamp != nil {
+		return "the volume to be unmounted from pod " + pod.Name
+	}
+	attach := vf.pv.Spec.CSI != nil
+	if d := f.driver(driver); d != nil {
+		attach = ptr.Deref(d.Spec.AttachRequired, true)
+	}
+	if attach && !slices.ContainsFunc(f.attachmentsOf(vf.pvName), attachedTo(pod.Spec.NodeName)) {
+		return fmt.Sprintf("driver %s to attach the volume to node %s", driver, pod.Spec.NodeName)
+	}
+	return fmt.Sprintf("node %s to mount the volume with %s", pod.Spec.NodeName, driver)
+}
+
+func openClaimWaits(f *facts, vf *volumeFacts) string {
+	selected := vf.claim.Annotations[storagehelpers.AnnSelectedNode]
+	switch {
+	case vf.class == nil && vf.className != "":
+		return fmt.Sprintf("StorageClass %q to be created", vf.className)
+	case vf.class == nil:
+		return "a PersistentVolume that fits, or a default StorageClass"
+	case late(vf.class) && f.pod == nil && selected == "":
+		return "a pod that uses the claim"
+	case late(vf.class) && selected == "":
+		return "a node for pod " + f.pod.Name
+	case vf.class.Provisioner == storagehelpers.NotSupportedProvisioner:
+		return "a PersistentVolume of class " + vf.className + " that fits"
+	}
+	return "driver " + vf.class.Provisioner + " to make the volume"
+}
+
+// waitingSince is the end of the last step, or the beginning of it all.
+func waitingSince(f *facts, vf *volumeFacts, steps []Step) time.Time {
+	var since time.Time
+	for i := range steps {
+		if s := &steps[i]; s.State == trace.Done && s.Time.After(since) {
+			since = s.Time
+		}
+	}
+	if vf.claim != nil {
+		if t := vf.claim.CreationTimestamp.Time; t.After(since) {
+			since = t
+		}
+		if d := vf.claim.DeletionTimestamp; d != nil && d.After(since) {
+			since = d.Time
+		}
+	}
+	if f.pod != nil {
+		if t := f.pod.CreationTimestamp.Time; t.After(since) {
+			since = t
+		}
+	}
+	return since
+}
+
+// holds says whether the operation under way is about this volume.
+func holds(h *Holder, vf *volumeFacts) bool {
+	names := []string{vf.pvName}
+	if vf.claim != nil {
+		names = append(names, "pvc-"+string(vf.claim.UID)) // the name that the provisioner asks for
+	}
+	if vf.pv != nil && vf.pv.Spec.CSI != nil {
+		handle := vf.pv.Spec.CSI.VolumeHandle
+		names = append(names, handle, "kubernetes.io/csi/"+vf.pv.Spec.CSI.Driver+"^"+handle)
+	}
+	return h.Volume != "" && slices.Contains(names, h.Volume)
+}
+
+// explainPod adds what is the pod's own: its place, its containers.
+func (j *Journey) explainPod(f *facts) {
+	p := f.pod
+	if p.Spec.NodeName == "" && !finished(p) {
+		j.Waiting = &Waiting{For: "a node", Since: p.CreationTimestamp.Time}
+		switch c := scheduling(p); {
+		case len(p.Spec.SchedulingGates) > 0:
+			j.Waiting.For = "its scheduling gates to be opened"
+		case c != nil:
+			j.Problem = problemOf(c)
+			j.dropRepeated()
+		}
+		return
+	}
+	for i := len(f.podEvents) - 1; i >= 0; i-- {
+		if e := &f.podEvents[i]; e.Reason == "NoContainerRuntime" {
+			j.Problem = problemOf(&complaint{message: e.Message, from: "event " + e.Reason, time: eventTime(e), count: eventCount(e)})
+			return
+		}
+	}
+	if ready, _ := podReady(p); ready || finished(p) || p.DeletionTimestamp != nil {
+		return
+	}
+	for i := range j.Volumes {
+		if j.Volumes[i].Waiting != nil || j.Volumes[i].Problem != nil {
+			return // told there
+		}
+	}
+	for _, c := range p.Status.ContainerStatuses {
+		if w := c.State.Waiting; w != nil {
+			j.Waiting = &Waiting{For: "container " + c.Name + ": " + strings.TrimSpace(w.Reason+" "+w.Message), Since: p.CreationTimestamp.Time}
+			return
+		}
+	}
+}
+
+// dropRepeated takes the scheduler's words out of the volumes, where the pod itself tells them.
+func (j *Journey) dropRepeated() {
+	for i := range j.Volumes {
+		switch p := j.Volumes[i].Problem; {
+		case p == nil || p.From != j.Problem.From:
+		case p.Cause == j.Problem.Cause:
+			j.Volumes[i].Problem = nil
+		default:
+			p.Message, p.From, p.Time, p.Count = "", "", time.Time{}, 0
+		}
+	}
+}
+
+func attachedTo(node string) func(*storagev1.VolumeAttachment) bool {
+	return func(a *storagev1.VolumeAttachment) bool { return a.Spec.NodeName == node && a.Status.Attached }
+}
