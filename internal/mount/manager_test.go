@@ -169,6 +169,9 @@ func (r *rig) until(what string, cond func() bool) {
 		case <-r.plugin.woken:
 		case <-time.After(5 * time.Millisecond):
 		case <-deadline:
+			for _, uid := range r.manager.KnownPods() {
+				r.t.Logf("pod %s: %+v", uid, r.manager.Status(uid))
+			}
 			r.t.Fatalf("timed out: %s\ncalls: %q\nholders: %+v", what, r.plugin.called(), r.manager.Holders())
 		}
 	}
