@@ -42,6 +42,9 @@ func serveAPI(o options, c *credentials) error {
 		// No Service leads to this API, so nobody needs its endpoints.
 		"--endpoint-reconciler-type=none",
 		"--profiling=false",
+		// It taints a new node as not ready, and the node lifecycle controller, which would take the taint away, does not
+		// run here.
+		"--disable-admission-plugins=TaintNodesByCondition",
 		// One instance, few clients, all of them ours: fair queuing would only add to each request.
 		"--enable-priority-and-fairness=false",
 		"--max-requests-inflight=2000", "--max-mutating-requests-inflight=1000",

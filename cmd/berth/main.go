@@ -6,6 +6,10 @@ import (
 	"os"
 
 	"berth.io/berth/internal/cli"
+	"berth.io/berth/internal/node/holderexec"
 )
 
-func main() { os.Exit(cli.Main()) }
+func main() {
+	holderexec.Main() // returns at once unless this execution is the helper of `berth exec`
+	os.Exit(cli.Main())
+}

@@ -27,11 +27,14 @@ func (d DataDir) join(elem ...string) string {
 	return filepath.Join(append([]string{string(d)}, elem...)...)
 }
 
-func (d DataDir) Kubeconfig() string              { return d.join("kubeconfig") }
-func (d DataDir) APIServer() string               { return d.join("apiserver") }
-func (d DataDir) Journal() string                 { return d.join("journal") }
-func (d DataDir) Pools() string                   { return d.join("pools") }
-func (d DataDir) PluginsRegistry() string         { return d.join("plugins_registry") }
+func (d DataDir) Kubeconfig() string      { return d.join("kubeconfig") }
+func (d DataDir) APIServer() string       { return d.join("apiserver") }
+func (d DataDir) Journal() string         { return d.join("journal") }
+func (d DataDir) Pools() string           { return d.join("pools") }
+func (d DataDir) PluginsRegistry() string { return d.join("plugins_registry") }
+func (d DataDir) RegistrySocket(name string) string {
+	return d.join("plugins_registry", name+"-reg.sock")
+}
 func (d DataDir) DriverSocket(name string) string { return d.join("plugins", name, "csi.sock") }
 func (d DataDir) driversJournal() string          { return d.join("journal", "drivers.json") }
 func (d DataDir) Control() string                 { return d.join("run", "berth.sock") }

@@ -44,7 +44,7 @@ func (in *instance) follow(ctx context.Context, applied []*unstructured.Unstruct
 	j := &journeyPrinter{say: in.say, uids: uids}
 	end := in.rooms.journal.Follow(j.entry)
 	defer end()
-	past, err := trace.Read(string(in.dir), trace.Filter{Since: in.say.began})
+	past, err := trace.Read(in.dir.Journal(), trace.Filter{Since: in.say.began})
 	if err != nil {
 		in.log.Error("read the journal", "error", err)
 	}

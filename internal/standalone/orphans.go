@@ -52,7 +52,7 @@ func (in *instance) orphans(ctx context.Context) ([]Orphan, error) {
 	for _, p := range pods.Items {
 		known = append(known, p.UID)
 	}
-	mounts, err := mount.Orphans(string(in.dir), known)
+	mounts, err := mount.Orphans(string(in.dir), in.rooms.plugins, known)
 	if err != nil {
 		return nil, err
 	}

@@ -53,6 +53,7 @@ type rooms struct {
 	schedule  *schedule.Scheduler
 	provision *provision.Manager
 	drivers   *csi.Drivers
+	plugins   *plugin.Registry
 	mount     *mount.Manager
 	volumes   *intree.Volumes
 	agent     *node.Agent
@@ -67,12 +68,12 @@ type rooms struct {
 func (in *instance) newRooms() (r *rooms, err error) {
 	r = &rooms{in: in, metrics: prometheus.NewRegistry(), usable: make(chan struct{})}
 	r.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if r.journal, err = trace.Open(string(in.dir), in.log); err != nil {
+	if r.journal, err = trace.Open(in.dir.Journal(), in.log); err != nil {
 		return nil, err
 	}
 	r.events = record.NewBroadcaster()
 	r.informers = informers.NewSharedInformerFactoryWithOptions(in.client, 0, informers.WithTransform(withoutManagedFields))
-	for _, make := range []func() error{r.makeDriver, r.makeControllers, r.makeProvision, r.makeNode} {
+	for _, make := range []func() error{r.makeDriver, r.makePlugins, r.makeControllers, r.makeProvision, r.makeNode} {
 		if err := make(); err != nil {
 			return nil, errors.Join(err, r.journal.Close())
 		}
@@ -102,34 +103,38 @@ func (r *rooms) makeDriver() (err error) {
 	}); err != nil {
 		return err
 	}
-	r.registrar = registrar.New(registrar.Options{Name: blockDriver, Endpoint: socket, Dir: in.dir.PluginsRegistry(), Log: in.log})
+	if r.registrar, err = registrar.New(registrar.Options{Driver: blockDriver, Endpoint: socket, SocketPath: in.dir.RegistrySocket(blockDriver), Log: in.log,
+		Notified: func(err error) {
+			if err == nil {
+				r.registered.Do(func() { close(r.usable) })
+			}
+		}}); err != nil {
+		return err
+	}
 	r.drivers = csi.NewDrivers(csi.DriversOptions{Journal: in.dir.driversJournal(), Log: in.log, Metrics: r.metrics})
 	return nil
 }
 
-// plugins is the registry that attach and mount share.
-func (r *rooms) plugins() (*plugin.Registry, error) {
+// makePlugins makes the registry that attach and mount share.
+func (r *rooms) makePlugins() error {
 	in := r.in
 	c, err := csi.New(csi.Options{Client: in.client, Informers: r.informers, Drivers: r.drivers, DataDir: string(in.dir), Node: in.NodeName, Log: in.log})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	r.volumes = intree.New(intree.Options{Client: in.client, DataDir: string(in.dir), Log: in.log,
 		OnChange: func(pod types.UID, volume string) { r.mount.Refresh(pod, volume) }})
-	return plugin.NewRegistry(append([]plugin.Plugin{c}, r.volumes.Plugins()...)...), nil
+	r.plugins = plugin.NewRegistry(append([]plugin.Plugin{c}, r.volumes.Plugins()...)...)
+	return nil
 }
 
-func (r *rooms) makeControllers() error {
+func (r *rooms) makeControllers() (err error) {
 	in := r.in
-	registry, err := r.plugins()
-	if err != nil {
-		return err
-	}
 	if r.schedule, err = schedule.New(schedule.Options{Client: in.client, Informers: r.informers, Events: r.recorder("default-scheduler"),
 		Trace: r.journal, Log: in.log, Metrics: r.metrics}); err != nil {
 		return err
 	}
-	if r.mount, err = mount.New(mount.Options{Client: in.client, Informers: r.informers, Plugins: registry, DataDir: string(in.dir), Node: in.NodeName,
+	if r.mount, err = mount.New(mount.Options{Client: in.client, Informers: r.informers, Plugins: r.plugins, DataDir: string(in.dir), Node: in.NodeName,
 		AttachOnController: true, Events: r.recorder("kubelet"), Trace: r.journal, Log: in.log, Metrics: r.metrics,
 		OnChange: func(pod types.UID) { r.agent.PodChanged(pod) }}); err != nil {
 		return err
@@ -138,10 +143,10 @@ func (r *rooms) makeControllers() error {
 		return nil
 	}
 	if r.claim, err = claim.New(claim.Options{Client: in.client, Informers: r.informers, Events: r.recorder("persistentvolume-controller"),
-		Trace: r.journal, Log: in.log, Metrics: r.metrics, Plugins: registry}); err != nil {
+		Trace: r.journal, Log: in.log, Metrics: r.metrics, Plugins: r.plugins}); err != nil {
 		return err
 	}
-	r.attach, err = attach.New(attach.Options{Client: in.client, Informers: r.informers, Plugins: registry, Events: r.recorder("attachdetach-controller"),
+	r.attach, err = attach.New(attach.Options{Client: in.client, Informers: r.informers, Plugins: r.plugins, Events: r.recorder("attachdetach-controller"),
 		Trace: r.journal, Log: in.log, Metrics: r.metrics})
 	return err
 }
@@ -189,36 +194,40 @@ func (r *rooms) onDriver(name, endpoint string, up bool) {
 	if err := r.provision.AddDriver(context.Background(), provision.Driver{Name: name, Endpoint: endpoint}); err != nil {
 		r.in.log.Error("driver without provision roles", "driver", name, "error", err)
 	}
-	if name == blockDriver {
-		r.registered.Do(func() { close(r.usable) })
-	}
 }
 
-// start runs everything in work until ctx ends.
+// start runs everything in work until ctx ends. What the others call ends after them: the drivers (a registration whose
+// socket goes would be taken for a driver's end), then events, informers and the journal.
 func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
 	r.events.StartRecordingToSink(&typedcore.EventSinkImpl{Interface: r.in.client.CoreV1().Events("")})
-	r.informers.Start(ctx.Done())
-	run := func(name string, f func(context.Context) error) {
+	lower, stop := context.WithCancel(context.WithoutCancel(ctx))
+	r.informers.Start(lower.Done())
+	var callers, drivers sync.WaitGroup
+	run := func(ctx context.Context, wg *sync.WaitGroup, name string, f func(context.Context) error) {
+		wg.Add(1)
 		work.Go(func() error {
+			defer wg.Done()
 			if err := f(ctx); err != nil && !errors.Is(err, context.Canceled) {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 			return nil
 		})
 	}
+	run(lower, &drivers, "driver", r.block.Run)
+	run(lower, &drivers, "registrar", r.registrar.Run)
 	if r.claim != nil {
-		run("claim", r.claim.Run)
-		run("attach", r.attach.Run)
+		run(ctx, &callers, "claim", r.claim.Run)
+		run(ctx, &callers, "attach", r.attach.Run)
 	}
-	run("schedule", r.schedule.Run)
-	run("provision", r.provision.Run)
-	run("mount", r.mount.Run)
-	run("pod volumes", r.volumes.Run)
-	run("node", r.agent.Run)
-	run("driver", r.block.Run)
-	run("registrar", r.registrar.Run)
+	run(ctx, &callers, "schedule", r.schedule.Run)
+	run(ctx, &callers, "provision", r.provision.Run)
+	run(ctx, &callers, "mount", r.mount.Run)
+	run(ctx, &callers, "pod volumes", r.volumes.Run)
+	run(ctx, &callers, "node", r.agent.Run)
 	work.Go(func() error {
-		<-ctx.Done()
+		callers.Wait()
+		stop()
+		drivers.Wait()
 		r.events.Shutdown()
 		r.informers.Shutdown()
 		return r.journal.Close()

@@ -48,9 +48,7 @@ func (in *instance) closeStorage() {
 		in.store.backend.Close()
 	}
 	if in.store.pool != nil {
-		if err := in.store.pool.Close(); err != nil {
-			in.log.Error("close the pool", "error", err)
-		}
+		in.store.pool.Close()
 	}
 	in.store = storage{}
 }

@@ -19,7 +19,6 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"berth.io/berth/internal/apiserver"
-	"berth.io/berth/internal/control"
 )
 
 // Who runs the volume controllers.

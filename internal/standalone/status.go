@@ -1,0 +1,7 @@
+package standalone
+
+import "context"
+
+func (in *instance) holders() any { return nil }
+
+func (in *instance) status(ctx context.Context) (any, error) { return nil, nil }
