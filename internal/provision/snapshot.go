@@ -4,7 +4,6 @@ import (
 	"context"
 	"sync"
 
-	"github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned/scheme"
 	groupinformers "github.com/kubernetes-csi/external-snapshotter/client/v8/informers/externalversions/volumegroupsnapshot/v1"
 	snapinformers "github.com/kubernetes-csi/external-snapshotter/client/v8/informers/externalversions/volumesnapshot/v1"
 	snapcommon "github.com/kubernetes-csi/external-snapshotter/v8/pkg/common-controller"
@@ -13,13 +12,8 @@ import (
 	snapside "github.com/kubernetes-csi/external-snapshotter/v8/pkg/sidecar-controller"
 	"github.com/kubernetes-csi/external-snapshotter/v8/pkg/snapshotter"
 	"k8s.io/client-go/discovery"
-	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/cache"
 )
-
-// The recorders of the snapshot controllers refer to objects by client-go's scheme. It is changed once, before
-// anything runs, because schemes are not for concurrent use.
-func init() { _ = scheme.AddToScheme(clientscheme.Scheme) }
 
 // snapshots is the cluster-wide snapshot controller. It starts with the first driver that can make snapshots: until
 // then its five watches would be memory for nothing.
