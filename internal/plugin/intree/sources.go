@@ -134,15 +134,29 @@ func (s *sources) expire(key objectKey, o *object) {
 func (s *sources) watch(key objectKey) *object {
 	ctx, cancel := context.WithCancel(context.Background())
 	o := &object{cancel: cancel, users: map[user]*served{}}
-	changed := func(obj any) { s.changed(o, obj) }
+	// The name is checked once more: a server may ignore the field selector (client-go's fake does).
+	changed := func(obj any, gone bool) {
+		if m, err := meta.Accessor(obj); err != nil || m.GetName() != key.name {
+			return
+		}
+		if gone {
+			obj = nil
+		}
+		s.changed(o, obj)
+	}
 	store, informer := cache.NewInformerWithOptions(cache.InformerOptions{
 		ListerWatcher: s.listWatch(key),
 		ObjectType:    key.newObject(),
 		Transform:     dropManagedFields,
 		Handler: cache.ResourceEventHandlerFuncs{
-			AddFunc:    changed,
-			UpdateFunc: func(_, obj any) { changed(obj) },
-			DeleteFunc: func(any) { s.changed(o, nil) },
+			AddFunc:    func(obj any) { changed(obj, false) },
+			UpdateFunc: func(_, obj any) { changed(obj, false) },
+			DeleteFunc: func(obj any) {
+				if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+					obj = last.Obj
+				}
+				changed(obj, true)
+			},
 		},
 	})
 	o.store, o.synced = store, informer.HasSynced

@@ -44,6 +44,7 @@ type tokenKey struct {
 type token struct {
 	value            string
 	renewal, expires time.Time
+	lifetime         time.Duration
 	timer            *time.Timer
 }
 
@@ -65,7 +66,8 @@ func (t *tokens) get(ctx context.Context, pod *v1.Pod, volume string, p *v1.Serv
 	fresh, err := t.request(ctx, pod, p)
 	switch {
 	case err == nil:
-		t.keep(key, fresh, time.Until(fresh.renewal))
+		// Not at once, even when the clocks of this node and of the API differ.
+		t.keep(key, fresh, max(time.Until(fresh.renewal), fresh.lifetime/10))
 		return fresh.value, nil
 	case old != nil && now.Before(old.expires):
 		t.keep(key, old, retryToken)
@@ -96,9 +98,10 @@ func (t *tokens) request(ctx context.Context, pod *v1.Pod, p *v1.ServiceAccountT
 	}
 	expires := answer.Status.ExpirationTimestamp.Time
 	return &token{
-		value:   answer.Status.Token,
-		expires: expires,
-		renewal: renewal(expires.Add(-lifetime), lifetime, rand.N(maxJitter)),
+		value:    answer.Status.Token,
+		expires:  expires,
+		lifetime: lifetime,
+		renewal:  renewal(expires.Add(-lifetime), lifetime, rand.N(min(maxJitter, lifetime/20))),
 	}, nil
 }
 
