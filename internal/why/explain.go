@@ -113,7 +113,7 @@ func (j *Journey) remember(ctx context.Context, s Sources, f *facts) error {
 	}
 	sortEntries(entries)
 	v := Volume{Steps: lastOfEach(fold(entries), nil)}
-	between(v.Steps)
+	inOrder(v.Steps)
 	switch {
 	case t.Kind == PVC:
 		v.Claim = &ClaimState{Namespace: t.Namespace, Name: t.Name, Phase: "gone"}

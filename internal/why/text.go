@@ -116,9 +116,10 @@ func (p *printer) volume(v *Volume) {
 		p.printf("%s  %s\n", p.paint(bold, "claim "+c.Namespace+"/"+c.Name), strings.Join(line, "  "))
 	}
 	if s := v.PV; s != nil {
-		line := []string{s.Phase}
+		var line []string
+		add(&line, s.Phase, "%s")
 		if s.Missing {
-			line = []string{"missing"}
+			line = append(line, "missing")
 		}
 		add(&line, s.Capacity, "%s")
 		add(&line, v.Driver, "driver %s")
@@ -126,7 +127,7 @@ func (p *printer) volume(v *Volume) {
 		if s.Deleting {
 			line = append(line, "being deleted")
 		}
-		p.printf("%s  %s\n", p.paint(bold, "volume "+s.Name), strings.Join(line, "  "))
+		p.printf("%s\n", strings.Join(append([]string{p.paint(bold, "volume "+s.Name)}, line...), "  "))
 	} else if v.Driver != "" {
 		p.printf("driver %s\n", v.Driver)
 	}
@@ -309,7 +310,7 @@ func span(millis float64, coarse bool) string {
 		return fmt.Sprintf("%.1f ms", millis)
 	case d < time.Second:
 		return fmt.Sprintf("%.0f ms", millis)
-	case d < time.Minute:
+	case d.Round(100*time.Millisecond) < time.Minute:
 		return fmt.Sprintf("%.1f s", d.Seconds())
 	}
 	return about + d.Round(time.Second).String()

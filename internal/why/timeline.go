@@ -33,6 +33,12 @@ func timeline(f *facts, vf *volumeFacts, entries []trace.Entry) []Step {
 	steps := fold(entries)
 	steps = lastOfEach(steps, f.pod)
 	steps = withObjects(steps, f, vf)
+	inOrder(steps)
+	return steps
+}
+
+// inOrder sorts steps by when they happened and fills in the times between them.
+func inOrder(steps []Step) {
 	slices.SortStableFunc(steps, func(a, b Step) int {
 		if open := cmp.Compare(boolRank(a.State != trace.Done), boolRank(b.State != trace.Done)); open != 0 {
 			return open // what is not done stands last
@@ -43,7 +49,6 @@ func timeline(f *facts, vf *volumeFacts, entries []trace.Entry) []Step {
 		return a.Time.Compare(b.Time)
 	})
 	between(steps)
-	return steps
 }
 
 func boolRank(b bool) int {
@@ -128,6 +133,7 @@ func lastOfEach(steps []Step, pod *v1.Pod) []Step {
 		switch {
 		case last[s.rank()] != i:
 		case s.State != trace.Done && !latestDone[s.rank()].Before(s.Time):
+		case s.State == trace.Waiting && s.Failures == 0 && olderThanPod(s.waitFrom, pod):
 		case s.rank() > order[trace.Snapshotted] && s.State == trace.Done && pod != nil && s.Time.Before(pod.CreationTimestamp.Time):
 		default:
 			kept = append(kept, *s)

@@ -1,6 +1,7 @@
 package why
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -161,8 +162,11 @@ func volumeWaiting(f *facts, vf *volumeFacts, v *Volume, holders []Holder) *Wait
 	}
 	w := &Waiting{For: what, Since: waitingSince(f, vf, v.Steps)}
 	if s := openStep(v.Steps); s != nil {
-		if s.waitFor != "" && s.State == trace.Waiting {
-			w.For, w.Since = s.waitFor, s.waitFrom
+		if s.State == trace.Waiting && s.waitFor != "" {
+			w.Since = s.waitFrom
+			if s.Step != trace.Scheduled { // a refusal is not what is waited for; it is told as the reason
+				w.For = strings.TrimPrefix(s.waitFor, "waiting for ")
+			}
 		} else if !s.Began.IsZero() && s.Failures == 0 {
 			w.Since = s.Began
 		}
@@ -170,10 +174,7 @@ func volumeWaiting(f *facts, vf *volumeFacts, v *Volume, holders []Holder) *Wait
 	for i := range holders {
 		h := &holders[i]
 		if holds(h, vf) {
-			w.Holder, w.Since = h.Step, h.Since
-			if h.Driver != "" {
-				w.Holder = "driver " + h.Driver + ", " + h.Step
-			}
+			w.Holder, w.Since = fmt.Sprintf("driver %s, step %s", cmp.Or(h.Driver, vf.driverOf()), h.Step), h.Since
 			if h.Pod != "" {
 				w.Holder += ", for pod " + h.Pod
 			}
@@ -181,6 +182,9 @@ func volumeWaiting(f *facts, vf *volumeFacts, v *Volume, holders []Holder) *Wait
 	}
 	return w
 }
+
+// olderThanPod says that the journal's reason to wait is from before there was a pod, which may be what it was about.
+func olderThanPod(t time.Time, p *v1.Pod) bool { return p != nil && t.Before(p.CreationTimestamp.Time) }
 
 // openStep is the last step that is not done.
 func openStep(steps []Step) *Step {

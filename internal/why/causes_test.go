@@ -1,0 +1,85 @@
+package why
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestWordings: error messages as the components tell them, and what they mean.
+func TestWordings(t *testing.T) {
+	for message, want := range map[string]string{
+		`0/1 nodes are available: persistentvolumeclaim "data" not found.`:                                                                                             "claim-not-found",
+		`0/1 nodes are available: persistentvolumeclaim "data" is being deleted.`:                                                                                      "claim-deleting",
+		`0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.`:                                                                                   "unbound-claim",
+		`0/2 nodes are available: 2 node(s) did not have enough free storage.`:                                                                                         "no-free-storage",
+		`0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind.`:                                                                         "no-matching-volume",
+		`0/2 nodes are available: 2 node(s) didn't match PersistentVolume's node affinity.`:                                                                            "node-affinity-conflict",
+		`0/2 nodes are available: 1 node(s) had volume node affinity conflict, 1 Insufficient memory.`:                                                                 "node-affinity-conflict",
+		`0/1 nodes are available: 1 Insufficient nvidia.com/gpu.`:                                                                                                      "insufficient",
+		`0/1 nodes are available: 1 node(s) exceed max volume count.`:                                                                                                  "volume-limit",
+		`0/1 nodes are available: 1 node(s) had untolerated taint(s).`:                                                                                                 "tainted",
+		`0/1 nodes are available: 1 Too many pods.`:                                                                                                                    "too-many-pods",
+		`no nodes available to schedule pods`:                                                                                                                          "no-nodes",
+		`0/1 nodes are available: 1 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod.`:                 "claim-in-use-by-one",
+		`0/1 nodes are available: the pod demands spec.resourceClaims (dynamic resource allocation), which Berth's scheduler does not support; remove them.`:           "not-supported",
+		`binding volumes: provisioning failed for PVC "data"`:                                                                                                          "provisioning-failed",
+		`failed to provision volume with StorageClass "x": rpc error: code = ResourceExhausted desc = not enough room`:                                                 "pool-full",
+		`write /dev/loop0: no space left on device`:                                                                                                                    "pool-full",
+		`rpc error: code = InvalidArgument desc = access mode MULTI_NODE_MULTI_WRITER is not supported`:                                                                "access-mode",
+		`storageclass.storage.k8s.io "no-such-class" not found`:                                                                                                        "class-not-found",
+		`Multi-Attach error for volume "pvc-1" Volume is already exclusively attached to one node`:                                                                     "multi-attach",
+		`MountVolume.SetUp failed for volume "s" : secret "app-secret" not found`:                                                                                      "secret-missing",
+		`MountVolume.SetUp failed for volume "c" : configmaps "app" not found`:                                                                                         "configmap-missing",
+		`MountVolume.SetUp failed for volume "c" : references non-existent config key: nginx.conf`:                                                                     "key-missing",
+		`volume "x" is of type "rbd", which this node does not serve`:                                                                                                  "not-served",
+		`kubernetes.io/csi: attacher.MountDevice failed to create newCsiDriverClient: driver name foo.csi.example.com not found in the list of registered CSI drivers`: "driver-not-registered",
+		`mount failed: exit status 32 mount: wrong fs type, bad option, bad superblock on /dev/loop3`:                                                                  "wrong-filesystem",
+		`mount: unknown mount option 'nobarier'`:                                                                                                                       "mount-option",
+		`rpc error: code = NotFound desc = volume "x" not found`:                                                                                                       "volume-not-found",
+		`rpc error: code = DeadlineExceeded desc = context deadline exceeded`:                                                                                          "driver-slow",
+		`rpc error: code = Unavailable desc = connection error: dial unix /p/csi.sock: connect: connection refused`:                                                    "driver-down",
+		`rpc error: code = PermissionDenied desc = no`:                                                                                                                 "forbidden",
+		`hostPath type check failed: /data is not a directory`:                                                                                                         "host-path",
+		`pods "x" is forbidden: exceeded quota: small, requested: requests.storage=1Gi`:                                                                                "quota",
+		`Job pods need a container runtime; this node only holds volumes`:                                                                                              "runtime-needed",
+		`something that nobody has seen before`:                                                                                                                        "",
+	} {
+		p := inPlainWords(message)
+		got := ""
+		if p != nil {
+			got = p.Cause
+		}
+		if got != want {
+			t.Errorf("%s\n\tgot %q, want %q", message, got, want)
+		}
+	}
+}
+
+// TestWordingsAreWhole: each has a name of its own, words and advice.
+func TestWordingsAreWhole(t *testing.T) {
+	seen := map[string]bool{}
+	for _, w := range wordings {
+		if seen[w.name] || w.what == "" || w.advice == "" || !strings.ContainsAny(w.what[len(w.what)-1:], ".1") {
+			t.Errorf("%s: %q %q", w.name, w.what, w.advice)
+		}
+		seen[w.name] = true
+	}
+	seen = map[string]bool{} // a cause that is also known by its words has the same name
+	for _, c := range causes {
+		if seen[c.name] || c.find == nil {
+			t.Errorf("%s twice, or without a question", c.name)
+		}
+		seen[c.name] = true
+	}
+}
+
+// FuzzInPlainWords: messages come from drivers; whatever they say, the answer is whole.
+func FuzzInPlainWords(f *testing.F) {
+	f.Add("0/1 nodes are available: 1 Insufficient cpu.")
+	f.Add("secret \"\" not found")
+	f.Fuzz(func(t *testing.T, message string) {
+		if p := inPlainWords(message); p != nil && (p.What == "" || p.Cause == "") {
+			t.Fatalf("%+v", p)
+		}
+	})
+}
