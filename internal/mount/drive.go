@@ -59,6 +59,9 @@ func (m *Manager) drive(v *volume) {
 		d := next(v, m.world(v))
 		m.noteWaits(v, d)
 		switch {
+		case d.step == doDrop:
+			m.dropUse(d.use)
+			continue
 		case d.step == doForget:
 			m.forget(v)
 			fallthrough
@@ -122,9 +125,9 @@ func (m *Manager) take(v *volume, s step, u *use) {
 	case doUnpublish:
 		m.unpublish(v, u)
 	case doAttach:
-		m.attach(v)
+		m.attach(v, u)
 	case doStage:
-		m.stage(v)
+		m.stage(v, u)
 	case doPublish:
 		m.publish(v, u)
 	case doExpand:
@@ -164,18 +167,7 @@ func (m *Manager) during(v *volume, s trace.Step, u *use, operation string, f fu
 // errStopping marks what failed because this process stops: nobody is told, the next start goes on.
 var errStopping = errors.New("stopping")
 
-// firstUse is the use for whose pod a step of the whole volume is taken.
-func (v *volume) firstUse() *use {
-	for _, u := range v.ordered() {
-		if u.desired && u.resolved != nil {
-			return u
-		}
-	}
-	return nil
-}
-
-func (m *Manager) stage(v *volume) {
-	u := v.firstUse()
+func (m *Manager) stage(v *volume, u *use) {
 	r := plugin.StageRequest{
 		Volume:     u.resolved,
 		DevicePath: v.devicePath,
@@ -257,10 +249,7 @@ func (m *Manager) unpublish(v *volume, u *use) {
 		return
 	}
 	u.state, u.path, u.err = absent, "", nil
-	u.back.reset()
-	if !u.desired {
-		m.dropUse(u)
-	}
+	u.back.reset() // it is dropped next, unless the pod wants it again
 	m.noteSettled()
 }
 
@@ -284,9 +273,6 @@ func (m *Manager) unstage(v *volume) {
 
 // forget drops a volume of which nothing is wanted and nothing is there.
 func (m *Manager) forget(v *volume) {
-	for _, u := range v.ordered() {
-		m.dropUse(u)
-	}
 	delete(m.volumes, v.name)
 	if m.reported[v.name] {
 		m.signal(m.reportDue)
@@ -348,8 +334,7 @@ func pvName(v *volume) string {
 }
 
 // attach and detach are for nodes that attach by themselves.
-func (m *Manager) attach(v *volume) {
-	u := v.firstUse()
+func (m *Manager) attach(v *volume, u *use) {
 	a, volume := v.plugin.(plugin.Attacher), u.resolved
 	if v.attach == absent {
 		v.attach = uncertain

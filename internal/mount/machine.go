@@ -15,6 +15,8 @@ type step int
 
 const (
 	doNothing step = iota
+	// doDrop: a pod has left that had nothing of the volume.
+	doDrop
 	doUnpublish
 	doAttach
 	doStage
@@ -55,6 +57,11 @@ type decision struct {
 func next(v *volume, w world) decision {
 	d := decision{waits: map[*use]string{}}
 	uses := v.ordered()
+	for _, u := range uses {
+		if !u.desired && !u.held && u.state == absent {
+			return d.does(doDrop, u)
+		}
+	}
 	if w.complete {
 		for _, u := range uses {
 			if !u.desired && !u.held && u.state != absent && d.due(&u.back, w.now) {

@@ -422,6 +422,21 @@ func TestReadWriteOncePod(t *testing.T) {
 	r.expectCalls("stage pv-1", "publish pv-1 in pod-1", "unpublish pv-1 in pod-1", "publish pv-1 in pod-2")
 }
 
+// A pod that waited in vain leaves at once, although the volume stays for another.
+func TestWaitingPodLeaves(t *testing.T) {
+	r := newRig(t, volumes(1, func(_ *v1.PersistentVolumeClaim, pv *v1.PersistentVolume) {
+		pv.Spec.AccessModes = []v1.PersistentVolumeAccessMode{v1.ReadWriteOncePod}
+	}))
+	r.manager.PodsComplete()
+	r.attach("pv-1")
+	r.manager.SetPod(pod("pod-1", "claim-1"))
+	r.untilMounted("pod-1")
+	r.manager.SetPod(pod("pod-2", "claim-1"))
+	r.manager.ReleasePod("pod-2")
+	r.untilUnmounted("pod-2")
+	r.expectCalls("stage pv-1", "publish pv-1 in pod-1")
+}
+
 // Two pods share a stage; it goes with the last of them.
 func TestSharedStage(t *testing.T) {
 	r := newRig(t, volumes(1))

@@ -63,6 +63,9 @@ func scan(dataDir string, plugins *plugin.Registry) found {
 			f.broken = append(f.broken, brokenDir{err: fmt.Errorf("list the staged volumes of %s: %w", p.Name(), err)})
 		}
 		for _, r := range staged {
+			if r.Name == "" { // a leftover has no volume's name: its path stands for it
+				r.Name = v1.UniqueVolumeName(p.Name() + "/leftover:" + r.GlobalPath)
+			}
 			f.staged = append(f.staged, foundVolume{r, p.(plugin.Mounter)})
 		}
 	}

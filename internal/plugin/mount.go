@@ -51,6 +51,8 @@ var (
 // StagedLister is a Mounter that finds staged volumes again from the node's directories alone, also those that no pod
 // has published (a crash between Stage and Publish, or between Unpublish and Unstage).
 type StagedLister interface {
+	// StagedVolumes changes nothing. An entry without a Name is a staging path about which nothing is known any more; Unstage
+	// with its GlobalPath removes it.
 	StagedVolumes() ([]Reconstructed, error)
 	// GlobalPath is where v is staged.
 	GlobalPath(v *Volume) string

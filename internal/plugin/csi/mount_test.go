@@ -53,9 +53,7 @@ func TestFilesystem(t *testing.T) {
 	if err := p.Stage(ctx, plugin.StageRequest{Volume: v}); err != nil {
 		t.Fatal(err)
 	}
-	staging := filepath.Join(p.paths.root, "plugins/kubernetes.io/csi", testDriver,
-		"0f7a4e1b9c6d", "globalmount")
-	staging = p.GlobalPath(v)
+	staging := p.GlobalPath(v)
 	published, err := p.Publish(ctx, plugin.PublishRequest{Volume: v})
 	if err != nil {
 		t.Fatal(err)
@@ -440,8 +438,8 @@ func TestExpandErrors(t *testing.T) {
 	}
 }
 
-// A crash leaves directories without volume data: StagedVolumes removes them, and only them.
-func TestStagedVolumesRemovesEmpty(t *testing.T) {
+// A crash leaves directories without volume data: they are listed without a name, and Unstage removes them with no driver.
+func TestStagedWithoutVolumeData(t *testing.T) {
 	p, _ := newPlugin(t, nil, DriversOptions{})
 	empty := p.paths.staging(testDriver, "gone")
 	if err := os.MkdirAll(empty, 0o750); err != nil {
@@ -450,15 +448,25 @@ func TestStagedVolumesRemovesEmpty(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(filepath.Dir(empty), ".vol_data.json-123"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(p.paths.blockStaging("pv-2"), 0o750); err != nil {
-		t.Fatal(err)
+	for _, dir := range []string{p.paths.blockData("pv-2"), p.paths.blockStaging("pv-2")} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			t.Fatal(err)
+		}
 	}
 	found, err := p.StagedVolumes()
-	if err != nil || len(found) != 0 {
-		t.Errorf("found %v, %v", found, err)
+	if err != nil || len(found) != 2 {
+		t.Fatalf("found %v, %v", found, err)
+	}
+	for _, f := range found {
+		if f.Name != "" {
+			t.Errorf("named %s", f.Name)
+		}
+		if err := p.Unstage(t.Context(), plugin.UnstageRequest{GlobalPath: f.GlobalPath}); err != nil {
+			t.Error(err)
+		}
 	}
 	for _, f := range files(t, p.paths.root) {
-		if strings.Contains(f, "globalmount") || strings.Contains(f, "pv-2") {
+		if strings.Contains(f, "globalmount") || strings.Contains(f, "vol_data") || strings.Contains(f, "pv-2") {
 			t.Errorf("left: %s", f)
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/plugin"
 )
 
@@ -40,18 +39,16 @@ func (p *Plugin) Reconstruct(pod types.UID, specName string, mode v1.PersistentV
 	return r, nil
 }
 
-// StagedVolumes lists the volume data beside the staging paths. Empty directories that a crash left (made before the volume data was
-// written, or left after it was removed) are removed on the way: nothing else would ever find them.
+// StagedVolumes lists the volume data beside the staging paths. Directories without (a crash came before it was written, or after it was
+// removed) are listed without a name.
 func (p *Plugin) StagedVolumes() ([]plugin.Reconstructed, error) {
 	var found []plugin.Reconstructed
 	var errs []error
-	add := func(dataDir, staging string, mode v1.PersistentVolumeMode) {
+	add := func(dataDir, staging, specName string, mode v1.PersistentVolumeMode) {
 		data, err := loadVolumeData(dataDir)
 		switch {
 		case errors.Is(err, os.ErrNotExist):
-			if err := p.removeStaged(staging); err != nil {
-				errs = append(errs, err)
-			}
+			found = append(found, plugin.Reconstructed{SpecName: specName, Mode: mode, GlobalPath: staging})
 		case err != nil:
 			errs = append(errs, err)
 		default:
@@ -63,30 +60,16 @@ func (p *Plugin) StagedVolumes() ([]plugin.Reconstructed, error) {
 	filesystems, _ := filepath.Glob(filepath.Join(p.paths.plugin(), "*", "*"))
 	for _, dir := range filesystems {
 		if filepath.Base(filepath.Dir(dir)) != devicesDir {
-			add(dir, filepath.Join(dir, globalMount), v1.PersistentVolumeFilesystem)
+			add(dir, filepath.Join(dir, globalMount), filepath.Base(dir), v1.PersistentVolumeFilesystem)
 		}
 	}
 	blocks, _ := filepath.Glob(filepath.Join(p.paths.devices(), "*"))
 	for _, dir := range blocks {
-		if name := filepath.Base(dir); name != "staging" && name != "publish" {
-			add(filepath.Join(dir, "data"), p.paths.blockStaging(plugin.UnescapeName(name)), v1.PersistentVolumeBlock)
+		if name := plugin.UnescapeName(filepath.Base(dir)); name != "staging" && name != "publish" {
+			add(p.paths.blockData(name), p.paths.blockStaging(name), name, v1.PersistentVolumeBlock)
 		}
 	}
-	p.removeEmpty(p.paths.devices(), "staging", "publish")
 	return found, errors.Join(errs...)
-}
-
-// removeEmpty removes what stands empty in the named directories below dir.
-func (p *Plugin) removeEmpty(dir string, names ...string) {
-	for _, name := range names {
-		entries, _ := filepath.Glob(filepath.Join(dir, name, "*"))
-		for _, e := range entries {
-			if _, err := os.Stat(filepath.Join(p.paths.blockData(filepath.Base(e)), volumeDataFile)); err == nil {
-				continue
-			}
-			_ = boundary.Do("csi/remove-empty-dir", func() error { return os.Remove(e) }) // refused unless empty
-		}
-	}
 }
 
 func (p *Plugin) reconstructed(d volumeData, mode v1.PersistentVolumeMode) plugin.Reconstructed {
