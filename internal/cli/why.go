@@ -1,0 +1,57 @@
+package cli
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"berth.io/berth/internal/control"
+	"berth.io/berth/internal/standalone"
+	"berth.io/berth/internal/trace"
+	"berth.io/berth/internal/why"
+)
+
+func newWhy(g *global) *cobra.Command {
+	var namespace string
+	var out *format
+	c := &cobra.Command{
+		Use:   "why pvc/NAME | pod/NAME | pv/NAME",
+		Short: "Tell the journey of a volume: what happened, what it waits for, and what to do",
+		Long: `Tell the journey of a volume as a timeline: claimed, matched or provisioned, scheduled, attached, staged, published, with
+durations; what it waits for now, since when and who holds it; the last error in plain words, and what to do.`,
+		Example: `  berth why pvc/quickstart
+  berth why -n shop pod/db-0
+  berth why pv/pvc-1c0f9a6e -o json`,
+		Args: usage(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			target, err := why.ParseTarget(namespace, args[0])
+			if err != nil {
+				return &exitError{exitUsage, err}
+			}
+			d, err := g.dir()
+			if err != nil {
+				return err
+			}
+			client, err := g.client()
+			if err != nil {
+				return err
+			}
+			s := why.Sources{Client: client}
+			if s.Entries, err = trace.Read(d.Journal(), trace.Filter{}); err != nil {
+				return err
+			}
+			if err := control.NewClient(d.Control()).Get(c.Context(), standalone.PathHolders, &s.Holders); err != nil {
+				return err
+			}
+			j, err := why.Explain(c.Context(), s, target)
+			if err != nil {
+				return err
+			}
+			return out.write(c.OutOrStdout(), j, func(w io.Writer) error { return j.WriteText(w, why.TextOptions{Color: isTerminal(w)}) })
+		},
+	}
+	namespaceFlag(c, &namespace)
+	out = outputFlag(c)
+	c.ValidArgsFunction = g.completeTargets(&namespace)
+	return c
+}
