@@ -128,8 +128,12 @@ func (d *Driver) Run(ctx context.Context) error {
 }
 
 // Listen makes a unix socket that only this user can connect to. A socket that a killed process left is replaced; one that
-// somebody answers on is not.
+// somebody answers on is not. A path too long for a socket is an error that says so.
 func Listen(path string) (net.Listener, error) {
+	const longest = 107 // sun_path, unix(7)
+	if len(path) > longest {
+		return nil, fmt.Errorf("the socket's path is too long, %d of %d bytes: %s: choose a shorter data directory", len(path), longest, path)
+	}
 	const probe = time.Second
 	if conn, err := net.DialTimeout("unix", path, probe); err == nil {
 		conn.Close()

@@ -213,3 +213,32 @@ func spansOf(f *os.File, size int64) ([]span, error) {
 	}
 	return out, nil
 }
+
+// Verify reads from the disk, not from the account, whether the promise holds: each block that XFS may use must have its block on
+// the host's disk, and the ballast must hold what the account says. For tests and for whoever doubts.
+func (p *Pool) Verify() error {
+	p.backing.Lock()
+	defer p.backing.Unlock()
+	p.mu.Lock()
+	a := p.account
+	p.mu.Unlock()
+	if err := a.check(); err != nil || p.image == nil {
+		return err
+	}
+	read := &Pool{o: p.o}
+	held, err := read.ballastSpans()
+	if err != nil {
+		return err
+	}
+	if read.account.ballast != a.ballast {
+		return fmt.Errorf("the ballast holds %d MiB, the account says %d", read.account.ballast/mib, a.ballast/mib)
+	}
+	have, err := spansOf(p.image, a.size)
+	if err != nil {
+		return err
+	}
+	if holes := subtract([]span{{0, a.size}}, append(have, held...)); len(holes) > 0 {
+		return fmt.Errorf("XFS may use %d pieces that the host has not allocated, the first at %d MiB", len(holes), holes[0].Start/mib)
+	}
+	return nil
+}

@@ -16,8 +16,12 @@ import (
 // writes it. The loop device begins at offset 0 of the pool file, so where a piece of the ballast is on XFS's device is also
 // where its hole is in the pool file.
 
-func (p *Pool) openBallast() (*os.File, error) {
-	return os.OpenFile(p.path(ballastName), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+func (p *Pool) openBallast() (f *os.File, err error) {
+	err = boundary.Do("pool/open-ballast", func() error {
+		f, err = os.OpenFile(p.path(ballastName), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+		return err
+	})
+	return f, err
 }
 
 // ballastSpans reads, at start, which parts of the pool file the ballast holds, and notes how much that is.

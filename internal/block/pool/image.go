@@ -30,6 +30,12 @@ func (p *Pool) openImage(ctx context.Context) error {
 		return err
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		at := MountPoint(p.o.Dir, p.o.Name)
+		if is, err := mountpoint.Is(at); err != nil {
+			return err
+		} else if is {
+			return fmt.Errorf("%w: a filesystem is mounted at %s, and its file %s is gone; nothing was changed", ErrDamaged, at, path)
+		}
 		if err := p.makeImage(ctx, unfinished, path); err != nil {
 			return err
 		}

@@ -139,7 +139,11 @@ func (p *Pool) closeFiles() {
 // takeLock makes sure that one process has the pool. The kernel lets go of it when the process dies.
 func takeLock(dir, name string) (*os.File, error) {
 	path := filepath.Join(dir, name+".lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	var f *os.File
+	err := boundary.Do("pool/lock", func() (err error) {
+		f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

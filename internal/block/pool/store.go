@@ -31,7 +31,7 @@ const (
 )
 
 // extentBytes is the unit in which XFS allocates a volume's file: docs/driver.md has the measurement.
-const extentBytes = 256 << 10
+const extentBytes = 1 << 20
 
 // Spec asks for a volume.
 type Spec struct {

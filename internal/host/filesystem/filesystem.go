@@ -69,8 +69,8 @@ func recipe(ctx context.Context, fsType, path string, sectorBytes uint32) (progr
 		if ext4KnowsPrezeroed(ctx) {
 			extended = "nodiscard,assume_storage_prezeroed=1"
 		}
-		// -m 0: a volume is its user's alone, there is no root to keep 5 % for.
-		return "mkfs.ext4", []string{"-q", "-F", "-m", "0", "-E", extended, path}, nil
+		// -m 0: a volume is its user's alone, there is no root to keep 5 % for. -e: after an error no write may make it worse.
+		return "mkfs.ext4", []string{"-q", "-F", "-m", "0", "-e", "remount-ro", "-E", extended, path}, nil
 	case XFS:
 		return "mkfs.xfs", []string{"-q", "-f", "-K", "-s", "size=" + strconv.FormatUint(uint64(sectorBytes), 10), path}, nil
 	case Btrfs:
