@@ -77,6 +77,10 @@ func TestFilesystems(t *testing.T) {
 // noLoops makes sure that no volume is attached any more.
 func noLoops(t *testing.T, dir string) {
 	t.Helper()
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
 	loops, err := loop.List()
 	if err != nil {
 		t.Fatal(err)

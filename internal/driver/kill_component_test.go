@@ -29,7 +29,7 @@ var outside = map[string]string{
 	"pool/settle-new-device": "raw device", "pool/grow-device-filesystem": "raw device",
 	"pool/give-up-image": "full disk", "pool/give-up-growth": "full disk", "pool/give-up-backing": "full disk",
 	"pool/give-up-inflating": "full pool", "pool/give-up-volume": "full pool",
-	"pool/fill-hole": "a copied pool file", "pool/finish-extending-volume": "after a crash only", "pool/detach-deleted": "after a crash only",
+	"pool/fill-hole": "a copied pool file", "pool/punch-held": "after a crash only", "pool/finish-extending-volume": "after a crash only", "pool/detach-deleted": "after a crash only",
 	"backend-block/drop-stale-staged": "after a crash only", "backend-block/repair": "a damaged filesystem",
 	"backend-block/grow-unmounted": "ext4 without CAP_SYS_RESOURCE",
 	"pool/teardown-unmount-volume": "teardown", "pool/teardown-detach-volume": "teardown", "pool/teardown-unmount": "teardown",

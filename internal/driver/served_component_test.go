@@ -34,7 +34,11 @@ const node = "node-1"
 
 func start(t testing.TB, limit int64) *served {
 	t.Helper()
-	dir := t.TempDir()
+	// Reached through a symbolic link, as a data directory may be.
+	dir := filepath.Join(t.TempDir(), "d")
+	if err := os.Symlink(t.TempDir(), dir); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if err := pool.Teardown(filepath.Join(dir, "pools")); err != nil {
 			t.Error(err)

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"berth.io/berth/internal/backend"
 	"berth.io/berth/internal/backend/hold"
 	"berth.io/berth/internal/block/pool"
@@ -24,8 +26,9 @@ type Options struct {
 	Pool  *pool.Pool
 	Loops *loop.Table
 	// Node is the name of this node: the pool's volumes are usable here and nowhere else.
-	Node string
-	Log  *slog.Logger
+	Node    string
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
 }
 
 // Backend implements backend.Backend.
@@ -57,6 +60,9 @@ func New(o Options) (*Backend, error) {
 	if missing := filesystem.Missing(); len(missing) > 0 {
 		o.Log.Warn("programs missing, their filesystems cannot be made", slog.Any("programs", missing))
 	}
+	if err := registerMetrics(o.Metrics, o.Pool); err != nil {
+		return nil, err
+	}
 	if err := b.recover(); err != nil {
 		return nil, fmt.Errorf("block backend: find what is in use: %w", err)
 	}
@@ -86,6 +92,9 @@ func (b *Backend) Create(ctx context.Context, r backend.CreateRequest) (backend.
 	size, err := volumeSize(r)
 	if err != nil {
 		return backend.Volume{}, err
+	}
+	if r.FSType != "" && !filesystem.Installed(r.FSType) {
+		return backend.Volume{}, fmt.Errorf("%w: mkfs.%s is not installed on node %s", backend.ErrInvalid, r.FSType, b.o.Node)
 	}
 	id := idFor(r.Name)
 	h, err := b.holds.Acquire(ctx, id, "CreateVolume")
@@ -153,7 +162,7 @@ func (b *Backend) Get(_ context.Context, id string) (backend.Volume, error) {
 
 func (b *Backend) get(id string) (pool.Volume, error) {
 	if err := pool.ValidID(id); err != nil {
-		return pool.Volume{}, fmt.Errorf("%w: %w", backend.ErrNotFound, err)
+		return pool.Volume{}, &kindError{kind: backend.ErrNotFound, err: err}
 	}
 	v, err := b.o.Pool.Get(id)
 	return v, translate(err)
@@ -259,8 +268,14 @@ func translate(err error) error {
 		{pool.ErrTooLarge, backend.ErrTooLarge}, {pool.ErrInUse, backend.ErrInUse},
 	} {
 		if errors.Is(err, pair[0]) {
-			return fmt.Errorf("%w: %w", pair[1], err)
+			return &kindError{kind: pair[1], err: err}
 		}
 	}
 	return err
 }
+
+// kindError is err, and of a kind of the backend's; its text is err's alone.
+type kindError struct{ kind, err error }
+
+func (e *kindError) Error() string   { return e.err.Error() }
+func (e *kindError) Unwrap() []error { return []error{e.kind, e.err} }

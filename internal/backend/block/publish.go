@@ -21,6 +21,7 @@ func (b *Backend) Publish(ctx context.Context, r backend.PublishRequest) error {
 	if _, err := b.get(r.ID); err != nil {
 		return err
 	}
+	r.Target, r.StagingPath = real(r.Target), real(r.StagingPath)
 	h, err := b.holds.Acquire(ctx, r.ID, "NodePublishVolume")
 	if err != nil {
 		return err
@@ -130,6 +131,7 @@ func makeTarget(target string, block bool) error {
 
 // Unpublish implements backend.Node.
 func (b *Backend) Unpublish(ctx context.Context, id, target string) error {
+	target = real(target)
 	h, err := b.holds.Acquire(ctx, id, "NodeUnpublishVolume")
 	if err != nil {
 		return err

@@ -25,6 +25,7 @@ func (b *Backend) Stage(ctx context.Context, r backend.StageRequest) error {
 	if _, err := b.get(r.ID); err != nil {
 		return err
 	}
+	r.Path = real(r.Path)
 	h, err := b.holds.Acquire(ctx, r.ID, "NodeStageVolume")
 	if err != nil {
 		return err
@@ -200,6 +201,7 @@ func (b *Backend) detachLoop(v pool.Volume) error {
 
 // Unstage implements backend.Node.
 func (b *Backend) Unstage(ctx context.Context, id, path string) error {
+	path = real(path)
 	h, err := b.holds.Acquire(ctx, id, "NodeUnstageVolume")
 	if err != nil {
 		return err

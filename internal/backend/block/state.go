@@ -177,3 +177,21 @@ func (b *Backend) inUse(id string) string {
 	dev.Close()
 	return at
 }
+
+// real is path with the symbolic links of its parents followed, as far as they are there: the path by which the kernel lists a
+// mount. The last element stays as it is.
+func real(path string) string {
+	if path == "" {
+		return ""
+	}
+	missing := filepath.Base(path)
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		if found, err := filepath.EvalSymlinks(dir); err == nil {
+			return filepath.Join(found, missing)
+		}
+		if dir == filepath.Dir(dir) {
+			return path
+		}
+		missing = filepath.Join(filepath.Base(dir), missing)
+	}
+}

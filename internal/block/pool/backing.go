@@ -190,12 +190,30 @@ func (p *Pool) recoverBacking() error {
 	if err != nil {
 		return err
 	}
+	if have != nil {
+		if err := p.punchHeld(held, have); err != nil {
+			return err
+		}
+	}
 	for _, hole := range subtract([]span{{0, p.account.size}}, append(have, held...)) {
 		err := boundary.Do("pool/fill-hole", func() error {
 			return unix.Fallocate(int(p.image.Fd()), unix.FALLOC_FL_KEEP_SIZE, hole.Start, hole.End-hole.Start)
 		})
 		if err != nil {
 			return fmt.Errorf("the pool file has a hole of %d MiB that its volumes may write to, and the host's disk has no room for it: %w", (hole.End-hole.Start)/mib, noSpace(err))
+		}
+	}
+	return nil
+}
+
+// punchHeld gives back to the host what the ballast holds and the host still has: a crash came between the two.
+func (p *Pool) punchHeld(held, have []span) error {
+	for _, s := range subtract(held, subtract(held, have)) {
+		err := boundary.Do("pool/punch-held", func() error {
+			return unix.Fallocate(int(p.image.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, s.Start, s.End-s.Start)
+		})
+		if err != nil {
+			return fmt.Errorf("give %d MiB back to the host: %w", (s.End-s.Start)/mib, err)
 		}
 	}
 	return nil

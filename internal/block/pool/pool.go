@@ -100,6 +100,10 @@ func (p *Pool) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// The kernel shows loop devices and mounts by their real paths.
+	if p.o.Dir, err = filepath.EvalSymlinks(p.o.Dir); err != nil {
+		return err
+	}
 	if p.lock, err = takeLock(p.o.Dir, p.o.Name); err != nil {
 		return err
 	}
@@ -191,6 +195,9 @@ func (p *Pool) path(elem ...string) string {
 
 // ID is the pool's own, made with it and never changed.
 func (p *Pool) ID() string { return p.marker.ID }
+
+// Name of the pool.
+func (p *Pool) Name() string { return p.o.Name }
 
 // SectorBytes is the logical block size that new volumes get.
 func (p *Pool) SectorBytes() uint32 { return p.sector }

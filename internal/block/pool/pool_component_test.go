@@ -178,6 +178,41 @@ func TestFreedSpaceReturnsToTheHost(t *testing.T) {
 	}
 	waitIdle(q)
 	checkPromise(t, q)
+	// A crash between taking space from XFS and giving it to the host: the next process gives it.
+	shrunk = allocated(t, q)
+	if err := unix.Fallocate(int(q.image.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, q.account.size); err != nil {
+		t.Fatal(err)
+	}
+	q.Close()
+	r := openTest(t, o)
+	if now := allocated(t, r); now > shrunk+quantum {
+		t.Errorf("allocated on the host: %d MiB, %d MiB before the crash", now/mib, shrunk/mib)
+	}
+	checkPromise(t, r)
+}
+
+// A pool file that was copied without its blocks gets them back before a volume can write.
+func TestSparseCopyIsBackedAgain(t *testing.T) {
+	o := Options{Dir: t.TempDir(), LimitBytes: gib}
+	p, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustCreate(t, p, "v", 100*mib)
+	p.Close()
+	if err := Teardown(o.Dir); err != nil {
+		t.Fatal(err)
+	}
+	image := ImagePath(o.Dir, "default")
+	run(t, "cp", "--sparse=always", image, image+".copy")
+	if err := os.Rename(image+".copy", image); err != nil {
+		t.Fatal(err)
+	}
+	p = openTest(t, o)
+	if _, err := p.Get("v"); err != nil {
+		t.Error(err)
+	}
+	checkPromise(t, p)
 }
 
 // A pool file that is cut short or damaged is refused, and stays as it is.

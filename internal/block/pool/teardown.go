@@ -3,6 +3,7 @@ package pool
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,17 +18,32 @@ import (
 // that works: what pods see, what is staged, the volumes' loop devices, the pools themselves. It needs no running
 // driver, and fails with ErrInUse when there is one. Data stays; the next Open goes on with it. Nothing there is success.
 func Teardown(dir string) error {
-	locks, err := filepath.Glob(filepath.Join(dir, "*.lock"))
+	dir, names, err := poolsUnder(dir)
 	if err != nil {
 		return err
 	}
-	for _, path := range locks {
-		name := strings.TrimSuffix(filepath.Base(path), ".lock")
+	for _, name := range names {
 		if err := teardownPool(dir, name); err != nil {
 			return fmt.Errorf("take down pool %s: %w", name, err)
 		}
 	}
 	return nil
+}
+
+// poolsUnder names the pools that were ever opened under dir, and dir's real path, by which the kernel shows what is in it.
+func poolsUnder(dir string) (real string, names []string, err error) {
+	real, err = filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return dir, nil, nil
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	locks, err := filepath.Glob(filepath.Join(real, "*.lock"))
+	for _, path := range locks {
+		names = append(names, strings.TrimSuffix(filepath.Base(path), ".lock"))
+	}
+	return real, names, err
 }
 
 func teardownPool(dir, name string) error {
@@ -86,13 +102,13 @@ type Survey struct {
 // Look surveys the pools under dir, whether or not a driver has them open. Volumes being made or removed at this
 // moment by a running driver can show as unfinished.
 func Look(dir string) ([]Survey, error) {
-	locks, err := filepath.Glob(filepath.Join(dir, "*.lock"))
+	dir, names, err := poolsUnder(dir)
 	if err != nil {
 		return nil, err
 	}
 	var out []Survey
-	for _, path := range locks {
-		s, err := lookAt(dir, strings.TrimSuffix(filepath.Base(path), ".lock"))
+	for _, name := range names {
+		s, err := lookAt(dir, name)
 		if err != nil {
 			return nil, err
 		}

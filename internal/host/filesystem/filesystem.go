@@ -110,6 +110,12 @@ func versionAtLeast(banner string, major, minor int) bool {
 	return err1 == nil && err2 == nil && (a > major || a == major && b >= minor)
 }
 
+// Installed says whether fsType can be made here.
+func Installed(fsType string) bool {
+	_, err := command.Find("mkfs." + fsType)
+	return err == nil
+}
+
 // Missing names the programs of the served filesystems that are not installed.
 func Missing() []string {
 	var out []string

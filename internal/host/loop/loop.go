@@ -53,8 +53,17 @@ func Path(n int) string { return "/dev/loop" + strconv.Itoa(n) }
 // Table attaches files, each one once. It remembers what it attached and asks the kernel whether it is still so, since a
 // device with AutoClear goes by itself. Only one process may attach the files of one Table's owner.
 type Table struct {
-	mu       sync.Mutex
-	attached map[File]int
+	mu      sync.Mutex // entries, and their users
+	entries map[File]*entry
+	// free is held while a free device is looked for and taken: two that look at once get the same.
+	free sync.Mutex
+}
+
+// entry of one file. Its own lock, so that a device that is slow to go holds up nobody else.
+type entry struct {
+	mu     sync.Mutex
+	users  int
+	number int // none: -1
 }
 
 // NewTable knows what is attached at this moment.
@@ -63,11 +72,34 @@ func NewTable() (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Table{attached: make(map[File]int, len(infos))}
+	t := &Table{entries: make(map[File]*entry, len(infos))}
 	for _, i := range infos {
-		t.attached[i.File] = i.Number
+		t.entries[i.File] = &entry{number: i.Number}
 	}
 	return t, nil
+}
+
+func (t *Table) lock(id File) *entry {
+	t.mu.Lock()
+	e, ok := t.entries[id]
+	if !ok {
+		e = &entry{number: -1}
+		t.entries[id] = e
+	}
+	e.users++
+	t.mu.Unlock()
+	e.mu.Lock()
+	return e
+}
+
+func (t *Table) unlock(id File, e *entry) {
+	attached := e.number >= 0
+	e.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e.users--; e.users == 0 && !attached {
+		delete(t.entries, id)
+	}
 }
 
 // Attach makes f the backing file of a loop device and returns the device, open. With AutoClear the caller keeps it
@@ -77,32 +109,33 @@ func (t *Table) Attach(f *os.File, o Options) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if dev, ok := t.openLocked(id); ok {
+	e := t.lock(id)
+	defer t.unlock(id, e)
+	if dev, ok := e.open(id); ok {
 		return dev, nil
 	}
+	t.free.Lock()
+	defer t.free.Unlock()
 	dev, n, err := configure(f, o)
 	if err != nil {
 		return nil, fmt.Errorf("attach %s to a loop device: %w", f.Name(), err)
 	}
-	t.attached[id] = n
+	e.number = n
 	return dev, nil
 }
 
 // Open returns the device that id is attached to, open; false when it is not attached.
 func (t *Table) Open(id File) (*os.File, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.openLocked(id)
+	e := t.lock(id)
+	defer t.unlock(id, e)
+	return e.open(id)
 }
 
-func (t *Table) openLocked(id File) (*os.File, bool) {
-	n, ok := t.attached[id]
-	if !ok {
+func (e *entry) open(id File) (*os.File, bool) {
+	if e.number < 0 {
 		return nil, false
 	}
-	dev, err := os.OpenFile(Path(n), os.O_RDWR|unix.O_CLOEXEC, 0)
+	dev, err := os.OpenFile(Path(e.number), os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err == nil {
 		// Checked while it is open: an open device with AutoClear cannot be detached by the kernel.
 		if info, err := unix.IoctlLoopGetStatus64(int(dev.Fd())); err == nil && (File{info.Device, info.Inode}) == id {
@@ -110,18 +143,18 @@ func (t *Table) openLocked(id File) (*os.File, bool) {
 		}
 		dev.Close()
 	}
-	delete(t.attached, id)
+	e.number = -1
 	return nil, false
 }
 
 // ErrHeld says that something has the device open or mounted; the kernel will detach it at the last close.
 var ErrHeld = errors.New("the device is still open")
 
-// Detach lets id's device go, without waiting: ErrHeld when something still has it. Not attached is success.
+// Detach lets id's device go, without waiting for others: ErrHeld when something still has it. Not attached is success.
 func (t *Table) Detach(id File) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	dev, ok := t.openLocked(id)
+	e := t.lock(id)
+	defer t.unlock(id, e)
+	dev, ok := e.open(id)
 	if !ok {
 		return nil
 	}
@@ -130,7 +163,7 @@ func (t *Table) Detach(id File) error {
 	if err != nil {
 		return err
 	}
-	if dev, held := t.openLocked(id); held {
+	if dev, held := e.open(id); held {
 		defer dev.Close()
 		return fmt.Errorf("detach %s: %w", dev.Name(), ErrHeld)
 	}

@@ -1,0 +1,31 @@
+package block
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"berth.io/berth/internal/block/pool"
+)
+
+// registerMetrics shows the pool's capacity. It is read when somebody scrapes.
+func registerMetrics(r prometheus.Registerer, p *pool.Pool) error {
+	if r == nil {
+		return nil
+	}
+	for kind, read := range map[string]func(pool.Capacity) int64{
+		"total":     func(c pool.Capacity) int64 { return c.Total },
+		"reserved":  func(c pool.Capacity) int64 { return c.Reserved },
+		"available": func(c pool.Capacity) int64 { return c.Available },
+		"backed":    func(c pool.Capacity) int64 { return c.Backed },
+	} {
+		gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "berth_pool_bytes", Help: "Capacity of the pool: in all, promised to volumes, available to new ones, allocated on the host's disk.",
+			ConstLabels: prometheus.Labels{"pool": p.Name(), "kind": kind},
+		}, func() float64 { return float64(read(p.Capacity())) })
+		if err := r.Register(gauge); err != nil {
+			return fmt.Errorf("block backend: register metrics: %w", err)
+		}
+	}
+	return nil
+}
