@@ -98,6 +98,10 @@ func (c *Controller) syncOpenClaim(ctx context.Context, claim *v1.PersistentVolu
 	if view.match != nil {
 		defer release()
 		c.waiting.remove(keyOf(claim))
+		if view.match.Spec.ClaimRef == nil {
+			c.opts.Trace.Record(trace.Entry{Step: trace.Matched, State: trace.Done, Claim: trace.Claim(claim), Volume: view.match.Name,
+				Detail: fmt.Sprintf("volume %s with %s is the smallest that fits", view.match.Name, view.match.Spec.Capacity.Storage())})
+		}
 		err := c.apply(ctx, claim, decideClaim(view))
 		c.stats.failed("provision", keyOf(claim), err)
 		return err

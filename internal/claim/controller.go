@@ -72,7 +72,7 @@ type Controller struct {
 	claimQueue, volumeQueue queue
 	// parts are the queues and what is done with their keys: the two workers, and the smaller controllers beside them.
 	parts  []part
-	synced []cache.InformerSynced
+	synced []cache.DoneChecker
 	// The parts' ears. One handler per kind hears the informer, updates claims and volumes, and tells them then: a
 	// part that is woken must find the state that woke it.
 	onClaim      []func(old, now *v1.PersistentVolumeClaim)
@@ -120,7 +120,7 @@ func New(opts Options) (*Controller, error) {
 	c.pvcs = opts.Informers.Core().V1().PersistentVolumeClaims().Lister()
 	c.class = opts.Informers.Storage().V1().StorageClasses().Lister()
 	c.nodes = opts.Informers.Core().V1().Nodes().Lister()
-	c.synced = append(c.synced, opts.Informers.Core().V1().Nodes().Informer().HasSynced)
+	c.synced = append(c.synced, opts.Informers.Core().V1().Nodes().Informer().HasSyncedChecker())
 
 	if c.pods, err = indexPods(opts.Informers.Core().V1().Pods().Informer()); err != nil {
 		return nil, fmt.Errorf("claim: index pods by claim: %w", err)
@@ -152,7 +152,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	}()
 	// The handlers have synced when every object of the first lists has been put into claims and volumes, which is
 	// more than that the informers' own caches have it.
-	if !cache.WaitForCacheSync(ctx.Done(), c.synced...) {
+	if !cache.WaitFor(ctx, "", c.synced...) {
 		return ctx.Err()
 	}
 	c.ops.begin(ctx)

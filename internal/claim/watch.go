@@ -37,7 +37,7 @@ func handle[T any](c *Controller, inf cache.SharedIndexInformer, changed func(ol
 	if err != nil {
 		return err
 	}
-	c.synced = append(c.synced, reg.HasSynced)
+	c.synced = append(c.synced, reg.HasSyncedChecker())
 	return nil
 }
 
