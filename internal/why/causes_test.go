@@ -42,6 +42,9 @@ func TestWordings(t *testing.T) {
 		`hostPath type check failed: /data is not a directory`:                                                                                                         "host-path",
 		`pods "x" is forbidden: exceeded quota: small, requested: requests.storage=1Gi`:                                                                                "quota",
 		`Job pods need a container runtime; this node only holds volumes`:                                                                                              "runtime-needed",
+		`access mode MULTI_NODE_MULTI_WRITER is not served: a volume of this pool is usable on one node (ReadWriteOnce or ReadWriteOncePod) (InvalidArgument)`:         "access-mode",
+		`size out of range: larger than the pool: 943718400 MiB are wanted, the pool holds at most 2821 MiB (OutOfRange)`:                                              "pool-full",
+		`volume is ReadWriteOncePod and pod default/old has it on this node`:                                                                                           "claim-in-use-by-one",
 		`something that nobody has seen before`:                                                                                                                        "",
 	} {
 		p := inPlainWords(message)

@@ -152,8 +152,9 @@ type Step struct {
 type Waiting struct {
 	For   string    `json:"for"`
 	Since time.Time `json:"since,omitzero"`
-	// Holder is who works on it or holds it: a driver's call, a pod, a node.
-	Holder string `json:"holder,omitempty"`
+	// Holder is who works on it or holds it now: a driver's call, a retry.
+	Holder      string    `json:"holder,omitempty"`
+	HolderSince time.Time `json:"holderSince,omitzero"`
 }
 
 // Problem is the last error, in plain words.

@@ -272,7 +272,11 @@ func (p *printer) trouble(w *Waiting, problem *Problem) {
 		}
 		p.printf("%s  %s\n", p.paint(yellow, "Waits for "), line)
 		if w.Holder != "" {
-			p.printf("%s  %s\n", p.paint(yellow, "Held by   "), w.Holder)
+			line := strings.Join(strings.Fields(w.Holder), " ")
+			if !w.HolderSince.IsZero() {
+				line += fmt.Sprintf(", since %s (%s)", w.HolderSince.In(p.Location).Format("15:04:05"), span(ms(p.asked.Sub(w.HolderSince)), false))
+			}
+			p.printf("%s  %s\n", p.paint(yellow, "Held by   "), line)
 		}
 	}
 	if problem == nil {

@@ -128,9 +128,17 @@ func lastOfEach(steps []Step, pod *v1.Pod) []Step {
 		}
 	}
 	var kept []Step
+	refusal := "" // the scheduler tells it for the claim and for the pod
+	for i := range steps {
+		s := &steps[i]
+		if s.Step == trace.Scheduled && !s.pod && s.State != trace.Done {
+			refusal = s.Detail
+		}
+	}
 	for i := range steps {
 		s := &steps[i]
 		switch {
+		case s.pod && s.State != trace.Done && refusal != "" && s.Detail == refusal:
 		case last[s.rank()] != i:
 		case s.State != trace.Done && !latestDone[s.rank()].Before(s.Time):
 		case s.State == trace.Waiting && s.Failures == 0 && olderThanPod(s.waitFrom, pod):
@@ -197,21 +205,24 @@ func withObjects(steps []Step, f *facts, vf *volumeFacts) []Step {
 }
 
 // between fills in the times from one step to the next. Steps without a time of their own (the API keeps none) are
-// passed over; between coarse times less than a second means nothing.
+// passed over, and between exact times so are coarse ones; between coarse times less than a second means nothing.
 func between(steps []Step) {
-	var before *Step
+	var before, exact *Step
 	for i := range steps {
 		s := &steps[i]
 		if s.State != trace.Done || s.Time.IsZero() {
 			continue
 		}
-		if before != nil {
-			d := s.Time.Sub(before.Time)
-			if !s.Coarse && !before.Coarse || d >= time.Second {
-				s.After = ms(d)
-			}
+		switch {
+		case !s.Coarse && exact != nil:
+			s.After = ms(s.Time.Sub(exact.Time))
+		case before != nil && s.Time.Sub(before.Time) >= time.Second:
+			s.After = ms(s.Time.Sub(before.Time))
 		}
 		before = s
+		if !s.Coarse {
+			exact = s
+		}
 	}
 }
 

@@ -154,7 +154,8 @@ func scheduling(p *v1.Pod) *complaint {
 	return nil
 }
 
-// volumeWaiting says what the volume waits for now; nil when it waits for nothing.
+// volumeWaiting says what the volume waits for now; nil when it waits for nothing. The journal's words are the more
+// exact, unless the objects show the cause: then they also show what would end it.
 func volumeWaiting(f *facts, vf *volumeFacts, v *Volume, holders []Holder) *Waiting {
 	what := waitsFor(f, vf)
 	if what == "" {
@@ -162,22 +163,27 @@ func volumeWaiting(f *facts, vf *volumeFacts, v *Volume, holders []Holder) *Wait
 	}
 	w := &Waiting{For: what, Since: waitingSince(f, vf, v.Steps)}
 	if s := openStep(v.Steps); s != nil {
-		if s.State == trace.Waiting && s.waitFor != "" {
+		switch {
+		case !s.waitFrom.IsZero():
 			w.Since = s.waitFrom
-			if s.Step != trace.Scheduled { // a refusal is not what is waited for; it is told as the reason
-				w.For = strings.TrimPrefix(s.waitFor, "waiting for ")
-			}
-		} else if !s.Began.IsZero() && s.Failures == 0 {
+		case !s.Began.IsZero():
 			w.Since = s.Began
+		}
+		// The scheduler's refusal is not what is waited for; it is told as the reason.
+		if s.State == trace.Waiting && s.waitFor != "" && s.Step != trace.Scheduled && knownCause(f, vf) == nil {
+			w.For = strings.TrimPrefix(s.waitFor, "waiting for ")
 		}
 	}
 	for i := range holders {
 		h := &holders[i]
-		if holds(h, vf) {
-			w.Holder, w.Since = fmt.Sprintf("driver %s, step %s", cmp.Or(h.Driver, vf.driverOf()), h.Step), h.Since
-			if h.Pod != "" {
-				w.Holder += ", for pod " + h.Pod
-			}
+		if !holds(h, vf) {
+			continue
+		}
+		if w.Holder = h.Step; !strings.Contains(h.Step, " ") { // a step's or call's name, no sentence
+			w.Holder = fmt.Sprintf("driver %s, step %s", cmp.Or(h.Driver, vf.driverOf()), h.Step)
+		}
+		if w.HolderSince = h.Since; h.Pod != "" {
+			w.Holder += ", for pod " + h.Pod
 		}
 	}
 	return w
@@ -186,14 +192,15 @@ func volumeWaiting(f *facts, vf *volumeFacts, v *Volume, holders []Holder) *Wait
 // olderThanPod says that the journal's reason to wait is from before there was a pod, which may be what it was about.
 func olderThanPod(t time.Time, p *v1.Pod) bool { return p != nil && t.Before(p.CreationTimestamp.Time) }
 
-// openStep is the last step that is not done.
+// openStep is the first step on the way that is not done: what comes after it waits for it.
 func openStep(steps []Step) *Step {
-	for i := len(steps) - 1; i >= 0; i-- {
-		if s := &steps[i]; s.State != trace.Done {
-			return s
+	var first *Step
+	for i := range steps {
+		if s := &steps[i]; s.State != trace.Done && (first == nil || s.rank() < first.rank()) {
+			first = s
 		}
 	}
-	return nil
+	return first
 }
 
 // waitsFor reads off the objects which step comes next and who takes it.
@@ -335,7 +342,7 @@ func (j *Journey) explainPod(f *facts) {
 func (j *Journey) dropRepeated() {
 	for i := range j.Volumes {
 		switch p := j.Volumes[i].Problem; {
-		case p == nil || p.From != j.Problem.From:
+		case p == nil || p.Message != j.Problem.Message:
 		case p.Cause == j.Problem.Cause:
 			j.Volumes[i].Problem = nil
 		default:
