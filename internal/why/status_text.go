@@ -35,7 +35,7 @@ func (s *Status) WriteText(out io.Writer, o TextOptions) error {
 		p.printf("\nUnder way:\n")
 		t := table{printer: p}
 		for _, h := range s.Operations {
-			t.row("  "+h.Step, h.Volume, joined(h.Driver, h.Pod), span(ms(s.Asked.Sub(h.Since)), false))
+			t.row("  "+h.Volume, span(ms(s.Asked.Sub(h.Since)), false), joined(h.Driver, h.Pod, strings.Join(strings.Fields(h.Step), " ")))
 		}
 		t.flush()
 	}
