@@ -15,6 +15,8 @@ import (
 //
 // dir is in an XFS: its log is one sequence, so with the data written first (sync_file_range waits for it, and for the
 // size to be in the log) the one sync of the directory makes content and name durable together.
+//
+// boundary: held by the caller.
 func replaceFile(dir, name string, data []byte) error {
 	tmp := filepath.Join(dir, name+".tmp")
 	if err := writeData(tmp, data); err != nil {

@@ -182,6 +182,8 @@ func makeFilesystem(ctx context.Context, target string, extra ...string) error {
 }
 
 // allocateFile makes a file of which each byte has its block on the disk.
+//
+// boundary: held by the caller.
 func allocateFile(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_CLOEXEC, 0o600)
 	if err != nil {

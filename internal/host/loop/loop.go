@@ -199,6 +199,8 @@ func SetCapacity(dev *os.File) error {
 }
 
 // configure takes a free device. Another process may take the one that LOOP_CTL_GET_FREE named: then there is another.
+//
+// boundary: held by the caller.
 func configure(f *os.File, o Options) (*os.File, int, error) {
 	control, err := os.OpenFile(controlPath, os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {

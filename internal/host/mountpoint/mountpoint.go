@@ -41,6 +41,8 @@ func ReadOnly(path string) (bool, error) {
 
 // Mount mounts the device source at target. Options are those of mount(8): what the kernel takes as flags becomes
 // flags, the rest goes to the filesystem.
+//
+// boundary: held by the caller.
 func Mount(source, target, fsType string, options []string) error {
 	flags, data := parse(options)
 	if err := unix.Mount(source, target, fsType, flags, data); err != nil {
@@ -51,6 +53,8 @@ func Mount(source, target, fsType string, options []string) error {
 
 // Bind makes what is at source appear at target. Options that are flags of a mount (ro, noexec, nosuid, nodev,
 // noatime, …) apply to this mount alone; others are ignored, since they belong to the filesystem.
+//
+// boundary: held by the caller.
 func Bind(source, target string, readOnly bool, options []string) error {
 	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s at %s: %w", source, target, err)
@@ -72,6 +76,8 @@ func Bind(source, target string, readOnly bool, options []string) error {
 }
 
 // Unmount takes away the topmost mount at target. Not mounted is success; EBUSY when it is in use.
+//
+// boundary: held by the caller.
 func Unmount(target string) error {
 	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
 	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, fs.ErrNotExist) {
