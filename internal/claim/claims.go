@@ -73,11 +73,14 @@ func (s *claims) put(c *v1.PersistentVolumeClaim) {
 	}
 }
 
-// remove forgets a deleted claim; a claim of the same name that was made since then stays.
-func (s *claims) remove(c *v1.PersistentVolumeClaim) {
+// remove forgets a deleted claim; a claim of the same name that was made since then stays. sure: the watch has told of
+// this deletion; otherwise the claim was only missing from a list.
+func (s *claims) remove(c *v1.PersistentVolumeClaim, sure bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.gone.add(c.UID)
+	if sure {
+		s.gone.add(c.UID)
+	}
 	key := keyOf(c)
 	if old := s.byKey[key]; old != nil && old.UID == c.UID {
 		s.unlinkNoLock(key, old)

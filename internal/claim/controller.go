@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -210,6 +211,9 @@ func (c *Controller) resync(ctx context.Context) {
 		}
 		c.told.forgetAll()
 		for _, claim := range c.claims.list() {
+			if _, err := c.pvcs.PersistentVolumeClaims(claim.Namespace).Get(claim.Name); apierrors.IsNotFound(err) {
+				c.claimGone(claim, false) // kept by an answer that came in after a relist had dropped it
+			}
 			c.claimQueue.Add(keyOf(claim))
 		}
 		for _, pv := range c.volumes.list() {

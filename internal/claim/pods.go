@@ -92,7 +92,8 @@ func (p *podIndex) saw(version string) {
 }
 
 // knows says that the index has everything that was written to pods before this version. Versions of different
-// resources come from one counter, the revision of the one etcd behind the API.
+// resources come from one counter, the revision of the one etcd behind the API. A relist does not break it: the
+// informer puts a whole list into the index before it tells of any pod in it (client-go's AtomicFIFO).
 func (p *podIndex) knows(version string) bool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()

@@ -45,21 +45,21 @@ func (c *Controller) watchClaims() error {
 	inf := c.opts.Informers.Core().V1().PersistentVolumeClaims().Informer()
 	return handle(c, inf, func(old, now *v1.PersistentVolumeClaim) {
 		if old != nil && old.UID != now.UID {
-			c.claimGone(old) // deleted and made again between two lists
+			c.claimGone(old, true) // deleted and made again between two lists
 		}
 		c.claims.put(now)
 		c.claimQueue.Add(keyOf(now))
 		for _, tell := range c.onClaim {
 			tell(old, now)
 		}
-	}, func(last *v1.PersistentVolumeClaim, _ bool) { c.claimGone(last) })
+	}, c.claimGone)
 }
 
 // claimGone wakes what the deletion of a claim concerns: the volume that it names and those that name it (a volume
 // that was just provisioned for it may not be named by it yet).
-func (c *Controller) claimGone(claim *v1.PersistentVolumeClaim) {
+func (c *Controller) claimGone(claim *v1.PersistentVolumeClaim, sure bool) {
 	key := keyOf(claim)
-	c.claims.remove(claim)
+	c.claims.remove(claim, sure)
 	c.stats.abandon("provision", key)
 	c.claimQueue.Add(key)
 	if v := claim.Spec.VolumeName; v != "" {
