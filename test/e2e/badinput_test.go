@@ -22,7 +22,7 @@ func TestTheAPIsRefusalIsPassedOn(t *testing.T) {
 		{"size negative", claimYAML("minus", `"-1Gi"`), "must be greater than zero"},
 		{"size that is none", claimYAML("banana", "banana"), "quantities must match"},
 		{"access mode that is none", strings.Replace(claimYAML("mode", "1Gi"), "ReadWriteOnce", "WriteSometimes", 1), "Unsupported value"},
-		{"driver name", "apiVersion: storage.k8s.io/v1\nkind: CSIDriver\nmetadata: {name: -not/a/name}", "Invalid value"},
+		{"driver name", "apiVersion: storage.k8s.io/v1\nkind: CSIDriver\nmetadata: {name: Not_A_Name}", "Invalid value"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := s.in.BerthInput(s.ctx, c.yaml, "kubectl", "apply", "-n", s.ns, "-f", "-")
@@ -54,8 +54,7 @@ provisioner: nobody.example.com
 		{"waits-for-a-pod", claimYAML("waits-for-a-pod", "16Mi"), "WaitForFirstConsumer", "", "pod"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			in := *s
-			in.T = t
+			in := s.as(t)
 			in.apply(c.yaml)
 			in.event(c.name, c.reason, c.text)
 			if phase := in.claim(c.name).Status.Phase; phase != "Pending" {

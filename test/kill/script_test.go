@@ -36,6 +36,14 @@ kind: ConfigMap
 metadata: {name: conf}
 data: {key: value}
 ---
+# XFS, which any root may grow while it is mounted; ext4 is what the ephemeral volume has.
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: grows}
+provisioner: block.csi.berth.io
+parameters: {csi.storage.k8s.io/fstype: xfs}
+allowVolumeExpansion: true
+---
 apiVersion: v1
 kind: PersistentVolume
 metadata: {name: static}
@@ -54,7 +62,7 @@ spec: {accessModes: [ReadWriteOnce], storageClassName: "", resources: {requests:
 apiVersion: v1
 kind: PersistentVolumeClaim
 metadata: {name: data}
-spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 32Mi}}}
+spec: {accessModes: [ReadWriteOnce], storageClassName: grows, resources: {requests: {storage: 320Mi}}}
 ---
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -153,7 +161,10 @@ func (s *script) alive() error {
 	if s.in.Running() {
 		return nil
 	}
-	if s.client != nil || s.in.Ended() != nil {
+	if s.in.Ended() != nil {
+		if !strings.Contains(s.in.Output(), "boundary: killed at") {
+			return fmt.Errorf("berth up ended by itself:\n%s", s.in.Output())
+		}
 		s.deaths++
 		s.in.Env = nil
 	}
@@ -221,14 +232,14 @@ func (s *script) read() error {
 }
 
 func (s *script) grow() error {
-	if _, err := s.in.Kubectl(s.ctx, "patch", "pvc", "data", "-p", `{"spec":{"resources":{"requests":{"storage":"64Mi"}}}}`); err != nil {
+	if _, err := s.in.Kubectl(s.ctx, "patch", "pvc", "data", "-p", `{"spec":{"resources":{"requests":{"storage":"384Mi"}}}}`); err != nil {
 		return err
 	}
 	c, err := s.client.CoreV1().PersistentVolumeClaims(ns).Get(s.ctx, "data", metav1.GetOptions{})
 	if err != nil {
 		return err
 	}
-	if got := c.Status.Capacity[corev1.ResourceStorage]; got.Cmp(resource.MustParse("64Mi")) < 0 {
+	if got := c.Status.Capacity[corev1.ResourceStorage]; got.Cmp(resource.MustParse("384Mi")) < 0 {
 		return fmt.Errorf("the claim has %s", got.String())
 	}
 	return nil
