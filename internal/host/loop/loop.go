@@ -103,7 +103,8 @@ func (t *Table) unlock(id File, e *entry) {
 }
 
 // Attach makes f the backing file of a loop device and returns the device, open. With AutoClear the caller keeps it
-// open until it has mounted it. The same file again gives the same device, whatever the options. It does not wait.
+// open until it has mounted it. The same file again gives the same device, which stays attached once it was asked for
+// without AutoClear; the other options count the first time only. It does not wait.
 func (t *Table) Attach(f *os.File, o Options) (*os.File, error) {
 	id, err := FileOf(f)
 	if err != nil {
@@ -112,7 +113,10 @@ func (t *Table) Attach(f *os.File, o Options) (*os.File, error) {
 	e := t.lock(id)
 	defer t.unlock(id, e)
 	if dev, ok := e.open(id); ok {
-		return dev, nil
+		if o.AutoClear {
+			return dev, nil
+		}
+		return dev, keep(dev)
 	}
 	t.free.Lock()
 	defer t.free.Unlock()
@@ -122,6 +126,19 @@ func (t *Table) Attach(f *os.File, o Options) (*os.File, error) {
 	}
 	e.number = n
 	return dev, nil
+}
+
+// keep has the kernel leave an attached device attached at its last close.
+func keep(dev *os.File) error {
+	info, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
+	if err == nil && info.Flags&unix.LO_FLAGS_AUTOCLEAR != 0 {
+		info.Flags &^= unix.LO_FLAGS_AUTOCLEAR
+		err = unix.IoctlLoopSetStatus64(int(dev.Fd()), info)
+	}
+	if err != nil {
+		return fmt.Errorf("keep %s attached: %w", dev.Name(), errors.Join(err, dev.Close()))
+	}
+	return nil
 }
 
 // Open returns the device that id is attached to, open; false when it is not attached.
