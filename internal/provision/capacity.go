@@ -20,6 +20,9 @@ const (
 	capacityManager = "external-provisioner"
 	// capacityEvery bounds how often a driver's capacity objects are refreshed.
 	capacityEvery = time.Second
+	// capacityAfter keeps a refresh out of the way of the volume that causes it: its writes would stand in etcd's queue
+	// between those that the volume's pod waits for.
+	capacityAfter = 150 * time.Millisecond
 )
 
 // capacities keeps a driver's CSIStorageCapacity objects true. external-provisioner polls; here a change is pushed: by
@@ -28,6 +31,7 @@ type capacities struct {
 	r          *role
 	controller *capacity.Controller
 	topology   topology.Informer
+	nodes      *firstDone
 	refresh    func() // asks GetCapacity again for all classes of the driver
 
 	mu      sync.Mutex
@@ -38,11 +42,11 @@ type capacities struct {
 }
 
 func (r *role) newCapacities() *capacities {
-	c := &capacities{r: r}
+	c := &capacities{r: r, nodes: &firstDone{TypedRateLimitingInterface: newQueue("provision-topology"), done: make(chan struct{})}}
 	m, f := r.m, r.m.opts.Informers
 	var classHandler cache.ResourceEventHandler
 	c.topology = topology.NewNodeTopology(r.driver.Name, m.opts.Client,
-		nodeInformer{f.Core().V1().Nodes(), r.scope}, csiNodeInformer{f.Storage().V1().CSINodes(), r.scope}, newQueue("provision-topology"))
+		nodeInformer{f.Core().V1().Nodes(), r.scope}, csiNodeInformer{f.Storage().V1().CSINodes(), r.scope}, c.nodes)
 	queue := workqueue.NewTypedRateLimitingQueueWithConfig(
 		workqueue.NewTypedItemExponentialFailureRateLimiter[capacity.QueueKey](100*time.Millisecond, time.Minute),
 		workqueue.TypedRateLimitingQueueConfig[capacity.QueueKey]{Name: "provision-capacity"})
@@ -71,7 +75,13 @@ func (c *capacities) run(ctx context.Context, wg *sync.WaitGroup) {
 		return
 	}
 	wg.Go(func() { c.topology.RunWorker(ctx) })
-	wg.Go(func() { c.controller.Run(ctx, 1, wg) })
+	wg.Go(func() {
+		select {
+		case <-c.nodes.done:
+		case <-ctx.Done():
+		}
+		c.controller.Run(ctx, 1, wg)
+	})
 	wg.Go(func() {
 		<-ctx.Done()
 		c.mu.Lock()
@@ -83,7 +93,7 @@ func (c *capacities) run(ctx context.Context, wg *sync.WaitGroup) {
 	})
 }
 
-// changed refreshes the objects: at once when the last refresh is long enough ago, else when it is.
+// changed refreshes the objects soon: once for all changes of the next moments, and not more often than capacityEvery.
 func (c *capacities) changed() {
 	if c == nil {
 		return
@@ -93,22 +103,30 @@ func (c *capacities) changed() {
 	if c.pending || c.stopped {
 		return
 	}
-	if wait := time.Until(c.next); wait > 0 {
-		c.pending = true
-		c.timer = time.AfterFunc(wait, func() {
-			c.mu.Lock()
-			c.pending = false
-			stopped := c.stopped
-			c.next = time.Now().Add(capacityEvery)
-			c.mu.Unlock()
-			if !stopped {
-				c.refresh()
-			}
-		})
-		return
-	}
-	c.next = time.Now().Add(capacityEvery)
-	go c.refresh()
+	c.pending = true
+	c.timer = time.AfterFunc(max(time.Until(c.next), capacityAfter), func() {
+		c.mu.Lock()
+		c.pending = false
+		c.next = time.Now().Add(capacityEvery)
+		stopped := c.stopped
+		c.mu.Unlock()
+		if !stopped {
+			c.refresh()
+		}
+	})
+}
+
+// firstDone is a queue that tells when its first item has been worked: the topology of the nodes is known then, which
+// the library would find out by asking every 100 ms.
+type firstDone struct {
+	workqueue.TypedRateLimitingInterface[string]
+	once sync.Once
+	done chan struct{}
+}
+
+func (q *firstDone) Done(item string) {
+	q.TypedRateLimitingInterface.Done(item)
+	q.once.Do(func() { close(q.done) })
 }
 
 // className is the claim's class; the legacy annotation wins, as in sig-storage-lib.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -38,6 +39,7 @@ type tiny struct {
 	free    int64
 	creates []string
 	deletes []string
+	holds   []string
 }
 
 func (d *tiny) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi.GetPluginInfoResponse, error) {
@@ -101,6 +103,19 @@ func (d *tiny) GetCapacity(context.Context, *csi.GetCapacityRequest) (*csi.GetCa
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return &csi.GetCapacityResponse{AvailableCapacity: d.free}, nil
+}
+
+// ListVolumes answers in pages of two.
+func (d *tiny) ListVolumes(_ context.Context, q *csi.ListVolumesRequest) (*csi.ListVolumesResponse, error) {
+	from, _ := strconv.Atoi(q.StartingToken)
+	out := &csi.ListVolumesResponse{}
+	for i := from; i < len(d.holds) && i < from+2; i++ {
+		out.Entries = append(out.Entries, &csi.ListVolumesResponse_Entry{Volume: &csi.Volume{VolumeId: d.holds[i]}})
+	}
+	if from+2 < len(d.holds) {
+		out.NextToken = strconv.Itoa(from + 2)
+	}
+	return out, nil
 }
 
 func (d *tiny) calls() (creates, deletes int) {

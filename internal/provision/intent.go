@@ -29,8 +29,8 @@ import (
 // claim stays until the question is answered: the library asks CreateVolume again (idempotent by the volume's name),
 // stores the PersistentVolume, and the ordinary reclaim deletes both.
 //
-// The finalizer costs one write before CreateVolume and one off the hot path. A driver that can list its volumes by
-// the name they were asked for (Driver.Volumes: drivers of this process) needs neither: its leftovers are found by
+// The finalizer costs one write before CreateVolume and one off the hot path. A driver that lists its volumes by the
+// name they were asked for (Driver.NameIsID: our own) needs neither: its leftovers are found by
 // comparing, see orphans.go.
 const Finalizer = "storage.berth.io/provisioning"
 
@@ -133,7 +133,7 @@ func (n *intents) begin(ctx context.Context, r *role, c *v1.PersistentVolumeClai
 		a = &attempt{key: cache.MetaObjectToName(c).String(), driver: r.driver.Name}
 		n.attempts[c.UID] = a
 	}
-	known := a.intent || r.driver.Volumes != nil || slices.Contains(c.Finalizers, Finalizer)
+	known := a.intent || r.listsByName || slices.Contains(c.Finalizers, Finalizer)
 	before := a.outcome
 	a.outcome = running
 	n.mu.Unlock()
@@ -177,7 +177,7 @@ func (n *intents) end(c *v1.PersistentVolumeClaim, o outcome, reason string) (ne
 		return true
 	}
 	a.outcome = o
-	news = a.reason != reason
+	news = o == created || a.reason != reason
 	a.reason = reason
 	n.mu.Unlock()
 	if cur, err := n.m.claims.PersistentVolumeClaims(c.Namespace).Get(c.Name); err == nil && cur.UID == c.UID {

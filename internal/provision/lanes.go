@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync"
 
 	"github.com/kubernetes-csi/external-attacher/v4/pkg/attacher"
@@ -77,12 +78,16 @@ func (l *lane) SyncNewOrUpdatedVolumeAttachment(ctx context.Context, va *storage
 		l.gate.other(l.deleted).Add(va.Name)
 		return
 	}
+	moved := strconv.Itoa(index(l.deleted)) + string(va.UID)
+	if l.r.moved.is(moved) {
+		return // the cache does not show yet what was just done; looked at again when it counts
+	}
 	if !l.gate.enter(va.Name, l.deleted) {
 		return // the other lane puts it back when it is done
 	}
 	defer l.gate.leave(va.Name, l.deleted)
-	before := l.queue.NumRequeues(va.Name)
-	if before == 0 && l.r.publishes && (l.deleted || !va.Status.Attached) {
+	todo := l.deleted || !va.Status.Attached
+	if l.queue.NumRequeues(va.Name) == 0 && todo && l.r.publishes {
 		l.record(va, trace.Began, "asking driver "+l.r.driver.Name)
 	}
 	defer func() {
@@ -94,6 +99,9 @@ func (l *lane) SyncNewOrUpdatedVolumeAttachment(ctx context.Context, va *storage
 		}
 	}()
 	l.Handler.SyncNewOrUpdatedVolumeAttachment(ctx, va)
+	if todo && l.queue.NumRequeues(va.Name) == 0 { // the handler puts back what failed
+		l.r.moved.mark(moved, func() { l.queue.Add(va.Name) })
+	}
 }
 
 func (l *lane) record(va *storagev1.VolumeAttachment, state trace.State, detail string) {

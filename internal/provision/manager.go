@@ -249,7 +249,7 @@ func (m *Manager) RemoveDriver(name string) {
 }
 
 // CapacityChanged says that a driver's free space is another one: its CSIStorageCapacity objects are brought up to
-// date (at most once a second, the first time at once), and claims that it refused are asked for again.
+// date in a moment (at most once a second), and claims that it refused are asked for again at once.
 func (m *Manager) CapacityChanged(driver string) {
 	if r := m.role(driver); r != nil && r.ready() {
 		r.capacity.changed()
@@ -316,6 +316,6 @@ func (m *Manager) attachmentGone(o any) {
 		return
 	}
 	if r := m.role(va.Spec.Attacher); r != nil && r.ready() {
-		r.attachmentGone(*va.Spec.Source.PersistentVolumeName)
+		r.look(*va.Spec.Source.PersistentVolumeName)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"berth.io/berth/internal/trace"
 )
 
-// For a driver that can list its volumes by name, this replaces the finalizer: a volume "pvc-<uid>" of which no
+// For a driver whose list of volumes gives their names (Driver.NameIsID), this replaces the finalizer: a volume "pvc-<uid>" of which no
 // PersistentVolume, no claim of that uid and no attempt under way tells was left by a process that died between
 // CreateVolume and the PersistentVolume, and is deleted. It runs when the driver is added, and when a claim went away
 // unbound.
@@ -27,23 +27,21 @@ func (m *Manager) newSweeps() {
 
 // sweep asks for a driver's volumes to be compared with the API.
 func (m *Manager) sweep(driver string) {
-	if r := m.role(driver); r != nil && r.driver.Volumes != nil {
+	if r := m.role(driver); r != nil && r.driver.NameIsID {
 		m.sweeps.Add(driver)
 	}
 }
 
 func (m *Manager) sweepDriver(ctx context.Context, driver string) error {
 	r := m.role(driver)
-	if r == nil || r.driver.Volumes == nil || !r.ready() {
+	if r == nil || !r.ready() || !r.listsByName {
 		return nil // it asks again when it is there
 	}
-	ctx, cancel := context.WithTimeout(ctx, m.opts.RPCTimeout)
-	defer cancel()
-	held, err := r.driver.Volumes(ctx)
+	held, err := r.list(ctx)
 	if err != nil {
 		return fmt.Errorf("list the volumes of driver %s: %w", driver, err)
 	}
-	for name, id := range held {
+	for _, name := range held {
 		uid, ours := strings.CutPrefix(name, "pvc-")
 		if !ours {
 			continue
@@ -55,8 +53,8 @@ func (m *Manager) sweepDriver(ctx context.Context, driver string) error {
 		if told {
 			continue
 		}
-		m.opts.Log.Info("deleting a volume that no claim and no PersistentVolume tells of", "driver", driver, "volume", id, "name", name)
-		if _, err := csi.NewControllerClient(r.conn).DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: id}); err != nil {
+		m.opts.Log.Info("deleting a volume that no claim and no PersistentVolume tells of", "driver", driver, "volume", name)
+		if _, err := csi.NewControllerClient(r.conn).DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: name}); err != nil {
 			return fmt.Errorf("delete leftover volume %s of driver %s: %w", name, driver, err)
 		}
 		m.opts.Trace.Record(trace.Entry{Step: trace.Deleted, State: trace.Done, Volume: name,
@@ -95,4 +93,22 @@ func (m *Manager) told(ctx context.Context, uid types.UID) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// list returns the ids of all volumes that the driver holds.
+func (r *role) list(ctx context.Context) (ids []string, err error) {
+	for token := ""; ; {
+		page, err := csi.NewControllerClient(r.conn).ListVolumes(ctx, &csi.ListVolumesRequest{StartingToken: token})
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range page.GetEntries() {
+			ids = append(ids, e.GetVolume().GetVolumeId())
+		}
+		if next := page.GetNextToken(); next == "" || next == token {
+			return ids, nil
+		} else {
+			token = next
+		}
+	}
 }

@@ -75,19 +75,18 @@ func TestDeletedClaimWithoutIntentIsLeftAlone(t *testing.T) {
 	d.mu.Unlock()
 }
 
-// A driver that can list its volumes needs no finalizer; what a crash left is deleted when the driver is added, and
-// what is somebody's stays.
+// A driver that lists its volumes by name needs no finalizer; what a crash left is deleted when the driver is added,
+// and what is somebody's stays.
 func TestLeftoversOfAListingDriverAreDeleted(t *testing.T) {
 	w := start(t, class("d"), claim("a", "d"))
-	d := &tiny{name: "d", caps: createDelete}
+	d := &tiny{name: "d", caps: append([]csi.ControllerServiceCapability_RPC_Type{csi.ControllerServiceCapability_RPC_LIST_VOLUMES}, createDelete...),
+		holds: []string{"pvc-uid-a", "pvc-gone", "by-hand"}}
 	reg := d.serve(t)
-	reg.Volumes = func(context.Context) (map[string]string, error) {
-		return map[string]string{"pvc-uid-a": "id-pvc-uid-a", "pvc-gone": "id-gone", "by-hand": "id-hand"}, nil
-	}
+	reg.NameIsID = true
 	w.m.AddDriver(t.Context(), reg)
 	w.eventually("the claim's volume", func() bool { return w.volume("pvc-uid-a") != nil })
 	w.eventually("the leftover's deletion", func() bool { _, n := d.calls(); return n > 0 })
-	if d.mu.Lock(); !slices.Equal(d.deletes, []string{"id-gone"}) {
+	if d.mu.Lock(); !slices.Equal(d.deletes, []string{"pvc-gone"}) {
 		t.Errorf("deleted %v", d.deletes)
 	}
 	d.mu.Unlock()

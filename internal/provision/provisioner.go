@@ -33,6 +33,9 @@ func (p *provisioner) ShouldProvision(ctx context.Context, c *v1.PersistentVolum
 	if c.DeletionTimestamp != nil && !p.r.m.intents.mustFinish(c) {
 		return false
 	}
+	if a, ok := p.r.m.intents.attemptOf(c.UID); ok && a.outcome == created {
+		return false // its PersistentVolume is stored, or about to be, and not in the cache yet
+	}
 	q, ok := p.Provisioner.(libprov.Qualifier)
 	return !ok || q.ShouldProvision(ctx, c)
 }
@@ -87,10 +90,13 @@ func (p *provisioner) outcome(o libprov.ProvisionOptions, a asked, before outcom
 }
 
 // ShouldDelete holds a volume back while a VolumeAttachment of it exists; the attachment's deletion wakes the library
-// again (see role.attachmentGone), so that nothing fails and backs off meanwhile.
+// again (Manager.attachmentGone), so that nothing fails and backs off meanwhile.
 func (p *provisioner) ShouldDelete(_ context.Context, pv *v1.PersistentVolume) bool {
 	if pv.Status.Phase != v1.VolumeReleased || pv.Spec.PersistentVolumeReclaimPolicy != v1.PersistentVolumeReclaimDelete {
 		return true // the library says no itself
+	}
+	if p.r.deleted.is(string(pv.UID)) {
+		return false // the library removes the object just now; looked at again when it is still there
 	}
 	node := p.r.m.attachedTo(pv.Name)
 	if node == "" {
@@ -118,6 +124,7 @@ func (p *provisioner) Delete(ctx context.Context, pv *v1.PersistentVolume) (err 
 			}
 			return
 		}
+		p.r.deleted.mark(string(pv.UID), func() { p.r.look(pv.Name) })
 		p.r.waiting.Remove(pv.Name)
 		p.r.began.Remove(pv.Name)
 		e.State, e.Detail = trace.Done, ""

@@ -25,9 +25,9 @@ type Driver struct {
 	Name     string
 	Endpoint string // path of its unix socket
 
-	// Volumes lists what the driver holds: CreateVolume's name to the volume's id. A driver of this process can give
-	// it; then no finalizer is written on claims, and leftovers of a crash are found by comparing. May be nil.
-	Volumes func(context.Context) (map[string]string, error)
+	// NameIsID promises that the driver's volume ids are the names given to CreateVolume. With LIST_VOLUMES, the
+	// leftovers of a crash can then be found by comparing, and no finalizer needs to be written on claims.
+	NameIsID bool
 }
 
 // role is everything that is done for one driver, from its registration to its going.
@@ -42,11 +42,13 @@ type role struct {
 	pluginCaps     rpc.PluginCapabilitySet
 	controllerCaps rpc.ControllerCapabilitySet
 	publishes, publishesReadOnly,
-	singleNodeMultiWriter bool
+	singleNodeMultiWriter, listsByName bool
 
 	capacity *capacities // nil without GET_CAPACITY
 	began    reasons
 	waiting  reasons
+	deleted  recent // volumes, by the PersistentVolume's uid
+	moved    recent // attachments, by lane and uid
 
 	mu      sync.Mutex
 	status  DriverStatus
@@ -144,7 +146,7 @@ func (r *role) start(ctx context.Context, wg *sync.WaitGroup) (err error) {
 	r.capacity.run(ctx, wg)
 	if provision != nil {
 		wg.Go(func() { provision.Run(ctx) })
-		if r.driver.Volumes != nil {
+		if r.listsByName {
 			r.m.sweep(r.driver.Name)
 		}
 		r.m.intents.wake()
@@ -178,6 +180,7 @@ func (r *role) ask(ctx context.Context) error {
 	r.publishes = r.controllerCaps[csi.ControllerServiceCapability_RPC_PUBLISH_UNPUBLISH_VOLUME]
 	r.publishesReadOnly = r.controllerCaps[csi.ControllerServiceCapability_RPC_PUBLISH_READONLY]
 	r.singleNodeMultiWriter = r.controllerCaps[csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER]
+	r.listsByName = r.driver.NameIsID && r.controllerCaps[csi.ControllerServiceCapability_RPC_LIST_VOLUMES]
 	r.mu.Lock()
 	r.status.Controller = r.pluginCaps[csi.PluginCapability_Service_CONTROLLER_SERVICE]
 	r.mu.Unlock()
@@ -215,8 +218,8 @@ func (r *role) newProvision(ctx context.Context, wg *sync.WaitGroup) *libprov.Pr
 	return c
 }
 
-// attachmentGone wakes the deletion of a volume that waited for its attachment to go.
-func (r *role) attachmentGone(volume string) {
+// look makes the library look at a volume again.
+func (r *role) look(volume string) {
 	if r.volumes == nil {
 		return
 	}
