@@ -380,3 +380,37 @@ func TestParseTarget(t *testing.T) {
 		}
 	}
 }
+
+// TestReadOnlyWhatMatters: asking the journal by names gives the same answers as all of it.
+func TestReadOnlyWhatMatters(t *testing.T) {
+	for _, s := range stories() {
+		dir := t.TempDir()
+		journal, err := trace.Open(dir, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range s.entries {
+			journal.Record(e)
+			if e.Step == trace.Lost {
+				continue
+			}
+			journal.Record(trace.Entry{Time: e.Time, Step: e.Step, State: e.State, Volume: "pvc-unrelated", Claim: trace.ObjectRef{Namespace: "default", Name: "unrelated"}})
+		}
+		if err := journal.Close(); err != nil {
+			t.Fatal(err)
+		}
+		target, _ := ParseTarget("default", s.target)
+		j, err := Explain(t.Context(), Sources{
+			Client: fake.NewClientset(s.objects...), Holders: s.holders, Now: at(time.Minute),
+			Read: func(f trace.Filter) ([]trace.Entry, error) { return trace.Read(dir, f) },
+		}, target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		if err := j.WriteText(&b, TextOptions{Location: time.UTC}); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, s.name, b.Bytes())
+	}
+}
