@@ -54,7 +54,7 @@ func (m *Manager) sweepDriver(ctx context.Context, driver string) error {
 			continue
 		}
 		m.opts.Log.Info("deleting a volume that no claim and no PersistentVolume tells of", "driver", driver, "volume", name)
-		if _, err := csi.NewControllerClient(r.conn).DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: name}); err != nil {
+		if err := r.delete(ctx, name); err != nil {
 			return fmt.Errorf("delete leftover volume %s of driver %s: %w", name, driver, err)
 		}
 		m.opts.Trace.Record(trace.Entry{Step: trace.Deleted, State: trace.Done, Volume: name,
@@ -93,6 +93,12 @@ func (m *Manager) told(ctx context.Context, uid types.UID) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// delete asks the driver to delete a volume. boundary: held by the caller: the connection's interceptor (bounded).
+func (r *role) delete(ctx context.Context, id string) error {
+	_, err := csi.NewControllerClient(r.conn).DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: id})
+	return err
 }
 
 // list returns the ids of all volumes that the driver holds.

@@ -146,6 +146,7 @@ func (c *resizeClient) SupportsControllerSingleNodeMultiWriter(context.Context) 
 }
 
 // Expand asks for at least size bytes; it returns the volume's size and whether the node must grow it too.
+// boundary: held by the caller: the connection's interceptor (bounded).
 func (c *resizeClient) Expand(ctx context.Context, volume string, size int64, secrets map[string]string, capability *csi.VolumeCapability) (int64, bool, error) {
 	answer, err := csi.NewControllerClient(c.conn).ControllerExpandVolume(ctx, &csi.ControllerExpandVolumeRequest{
 		VolumeId: volume, CapacityRange: &csi.CapacityRange{RequiredBytes: size}, Secrets: secrets, VolumeCapability: capability,
@@ -156,6 +157,7 @@ func (c *resizeClient) Expand(ctx context.Context, volume string, size int64, se
 	return answer.GetCapacityBytes(), answer.GetNodeExpansionRequired(), nil
 }
 
+// Modify changes a volume's mutable parameters. boundary: held by the caller: the connection's interceptor (bounded).
 func (c *resizeClient) Modify(ctx context.Context, volume string, secrets, parameters map[string]string) error {
 	_, err := csi.NewControllerClient(c.conn).ControllerModifyVolume(ctx, &csi.ControllerModifyVolumeRequest{
 		VolumeId: volume, Secrets: secrets, MutableParameters: parameters,
