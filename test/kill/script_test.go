@@ -29,6 +29,12 @@ type script struct {
 
 const ns = "default"
 
+// The sizes of the claim that grows; XFS wants 300 MiB.
+const (
+	small = "320Mi"
+	grown = "384Mi"
+)
+
 // manifests: a filesystem and a raw block volume, a static one, an ephemeral one, and the volumes of every pod.
 const manifests = `
 apiVersion: v1
@@ -62,7 +68,7 @@ spec: {accessModes: [ReadWriteOnce], storageClassName: "", resources: {requests:
 apiVersion: v1
 kind: PersistentVolumeClaim
 metadata: {name: data}
-spec: {accessModes: [ReadWriteOnce], storageClassName: grows, resources: {requests: {storage: 320Mi}}}
+spec: {accessModes: [ReadWriteOnce], storageClassName: grows, resources: {requests: {storage: %[2]s}}}
 ---
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -104,13 +110,13 @@ func (s *script) live() error {
 		name string
 		do   func() error // nil: the state is reached
 	}{
-		{"the manifests are applied", func() error { return s.in.Apply(s.ctx, fmt.Sprintf(manifests, host)) }},
+		{"the manifests are applied", func() error { return s.in.Apply(s.ctx, fmt.Sprintf(manifests, host, small)) }},
 		{"the pod is Ready", s.podReady},
 		{"data is written and fsynced", s.write},
 		{"the claim has grown", s.grow},
 		{"the pod is deleted", s.deletePod},
 		{"a new pod is Ready", func() error {
-			if err := s.in.Apply(s.ctx, fmt.Sprintf(manifests, host)); err != nil {
+			if err := s.in.Apply(s.ctx, fmt.Sprintf(manifests, host, grown)); err != nil {
 				return err
 			}
 			return s.podReady()
@@ -232,14 +238,14 @@ func (s *script) read() error {
 }
 
 func (s *script) grow() error {
-	if _, err := s.in.Kubectl(s.ctx, "patch", "pvc", "data", "-p", `{"spec":{"resources":{"requests":{"storage":"384Mi"}}}}`); err != nil {
+	if _, err := s.in.Kubectl(s.ctx, "patch", "pvc", "data", "-p", `{"spec":{"resources":{"requests":{"storage":"`+grown+`"}}}}`); err != nil {
 		return err
 	}
 	c, err := s.client.CoreV1().PersistentVolumeClaims(ns).Get(s.ctx, "data", metav1.GetOptions{})
 	if err != nil {
 		return err
 	}
-	if got := c.Status.Capacity[corev1.ResourceStorage]; got.Cmp(resource.MustParse("384Mi")) < 0 {
+	if got := c.Status.Capacity[corev1.ResourceStorage]; got.Cmp(resource.MustParse(grown)) < 0 {
 		return fmt.Errorf("the claim has %s", got.String())
 	}
 	return nil
