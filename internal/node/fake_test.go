@@ -66,6 +66,12 @@ func (f *fakeMounts) PodsComplete() {
 	f.complete = true
 }
 
+func (f *fakeMounts) isComplete() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.complete
+}
+
 func (f *fakeMounts) Status(uid types.UID) mount.PodStatus {
 	f.mu.Lock()
 	defer f.mu.Unlock()

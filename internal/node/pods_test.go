@@ -17,7 +17,7 @@ func TestHolderFromSeenToGone(t *testing.T) {
 	r := start(t)
 	pod := r.create(testPod("a"))
 	r.eventually(func() string {
-		if !r.mounts.complete || r.mounts.Status(pod.UID).AllUnmounted {
+		if !r.mounts.isComplete() || r.mounts.Status(pod.UID).AllUnmounted {
 			return "the pod was not set"
 		}
 		return ""

@@ -71,6 +71,8 @@ func waitingFor(vols mount.PodStatus) string {
 		}
 		part := fmt.Sprintf("volume %q", v.Name)
 		switch {
+		case v.Err != nil && strings.HasPrefix(v.Err.Error(), part):
+			part = v.Err.Error()
 		case v.Err != nil:
 			part += ": " + v.Err.Error()
 		case v.Waiting != "":

@@ -192,11 +192,14 @@ func TestBrokenPluginsHoldUpNobody(t *testing.T) {
 	if c := r.csiNode(); len(c) != 1 {
 		t.Errorf("CSINode %v", c)
 	}
-	for _, s := range r.agent.Status().Plugins {
-		if !s.Registered && s.Error == "" && !strings.HasSuffix(s.Socket, "hang.sock") {
-			t.Errorf("no reason is given for %s", s.Socket)
+	r.eventually(func() string {
+		for _, s := range r.agent.Status().Plugins {
+			if !s.Registered && s.Error == "" && !strings.HasSuffix(s.Socket, "hang.sock") {
+				return "no reason is given for " + s.Socket
+			}
 		}
-	}
+		return ""
+	})
 }
 
 // Sockets that were there before the agent, in a subdirectory, or appear again with another plugin behind them.

@@ -34,8 +34,11 @@ func (v *Volumes) object(ctx context.Context, vol *plugin.Volume, key objectKey,
 	if apierrors.IsNotFound(err) && mayMiss {
 		data, err = nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", key, err)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("%s does not exist in namespace %q; the volume is mounted as soon as it does", key, key.namespace)
+	case err != nil:
+		return nil, fmt.Errorf("%s in namespace %q: %w", key, key.namespace, err)
 	}
 	mode := fileMode(defaultMode, nil)
 	files := payload{}

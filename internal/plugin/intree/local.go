@@ -25,8 +25,9 @@ type local struct {
 }
 
 var (
-	_ plugin.Mounter  = (*local)(nil)
-	_ plugin.Expander = (*local)(nil)
+	_ plugin.Mounter      = (*local)(nil)
+	_ plugin.Expander     = (*local)(nil)
+	_ plugin.StagedLister = (*local)(nil)
 )
 
 func (*local) Name() string { return localName }
@@ -208,6 +209,27 @@ func (l *local) Reconstruct(uid types.UID, specName string, mode v1.PersistentVo
 	}
 	if !exists(found.Path) {
 		return plugin.Reconstructed{}, fmt.Errorf("reconstruct %s of pod %s: %s: %w", specName, uid, found.Path, os.ErrNotExist)
+	}
+	return found, nil
+}
+
+// GlobalPath is where a device's filesystem is mounted; a directory has nothing there.
+func (l *local) GlobalPath(v *plugin.Volume) string { return l.globalDir(v.PV.Name) }
+
+// StagedVolumes lists the mounts of devices.
+func (l *local) StagedVolumes() ([]plugin.Reconstructed, error) {
+	entries, err := os.ReadDir(l.globalDir(""))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var found []plugin.Reconstructed
+	for _, e := range entries {
+		found = append(found, plugin.Reconstructed{
+			Name: localUniqueName(e.Name()), SpecName: e.Name(), Mode: v1.PersistentVolumeFilesystem, GlobalPath: l.globalDir(e.Name()),
+		})
 	}
 	return found, nil
 }

@@ -44,17 +44,16 @@ func (w *written) Refreshes(*plugin.Volume) bool { return true }
 // Publish collects the files first: as long as an object is missing, nothing is made, and a volume that shows an
 // earlier version keeps it.
 func (w *written) Publish(ctx context.Context, r plugin.PublishRequest) (plugin.Published, error) {
-	kind := plugin.SourceType(r.Volume)
 	if w.opts.Client == nil {
-		return plugin.Published{}, fmt.Errorf("%s %q: no API to read it from", kind, r.Volume.Name)
+		return plugin.Published{}, errors.New("there is no API to read the files from")
 	}
 	files, err := w.collect(ctx, r)
 	if err != nil {
-		return plugin.Published{}, fmt.Errorf("%s %q: %w", kind, r.Volume.Name, err)
+		return plugin.Published{}, err // it names the object; the caller names the volume
 	}
 	dir := w.volumeDir(r.Volume.Pod.UID, w.name, r.Volume.SpecName())
 	if err := w.show(dir, files, r); err != nil {
-		return plugin.Published{}, fmt.Errorf("%s %q: %w", kind, r.Volume.Name, err)
+		return plugin.Published{}, fmt.Errorf("write the files of the volume: %w", err)
 	}
 	return plugin.Published{Path: dir}, nil
 }
