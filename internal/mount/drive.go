@@ -158,7 +158,10 @@ func (m *Manager) during(v *volume, s trace.Step, u *use, operation string, f fu
 	switch {
 	case err == nil:
 		m.traceStep(v, u, s, trace.Done, "")
-	case !errors.Is(err, errStopping):
+	case errors.Is(err, errStopping):
+	case errors.Is(err, plugin.ErrDriverMissing):
+		m.traceStep(v, u, s, trace.Waiting, err.Error())
+	default:
 		m.traceStep(v, u, s, trace.Failed, err.Error())
 	}
 	return err

@@ -4,6 +4,7 @@ package mount
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	csipb "github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -154,11 +156,24 @@ func TestMountsComeAndGo(t *testing.T) {
 	expectOrphans(0, "pod-1")
 	expectOrphans(4) // the pod's directory, the staged volume, two mounts below the pod
 
+	// The driver registers after us, as it does when everything starts anew: its registration wakes the volume, not a timer.
 	r.stop()
+	drivers.Unregister("fake")
 	r.start(withCSI)
 	r.manager.SetPod(pod("pod-1", "claim-1"))
 	r.manager.PodsComplete()
+	r.until("the driver is missed", func() bool {
+		s := r.manager.Status("pod-1")
+		return len(s.Volumes) == 1 && errors.Is(s.Volumes[0].Err, plugin.ErrDriverMissing)
+	})
+	if err := drivers.Register("fake", filepath.Join(dir, "csi.sock")); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
 	r.untilMounted("pod-1")
+	if took := time.Since(begun); took > firstBackoff/2 {
+		t.Errorf("mounted %s after the driver's registration", took)
+	}
 	if data, err := os.ReadFile(filepath.Join(path, "data")); err != nil || string(data) != "kept" {
 		t.Errorf("after the restart: %q, %v", data, err)
 	}

@@ -6,6 +6,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 
+	"berth.io/berth/internal/plugin"
 	"berth.io/berth/internal/trace"
 )
 
@@ -37,6 +38,10 @@ func (m *Manager) mounted(u *use) {
 func (m *Manager) mountFailed(u *use, onFilesystem, onBlock string, err error) {
 	if errors.Is(err, errStopping) {
 		return
+	}
+	if errors.Is(err, plugin.ErrDriverMissing) && u.back.failures+u.volume.back.failures <= 1 {
+		m.changed(u.pod)
+		return // a driver that starts together with us is there in a moment: only a second failure is worth an event
 	}
 	reason, operation := eventFailedMount, onFilesystem
 	if u.mode == v1.PersistentVolumeBlock {

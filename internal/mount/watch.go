@@ -8,6 +8,8 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
+
+	"berth.io/berth/internal/plugin"
 )
 
 // watch adds the event handlers. Each finds what the event concerns and lets it decide again.
@@ -41,6 +43,11 @@ func (m *Manager) watch() error {
 			return fmt.Errorf("volume manager: watch: %w", err)
 		}
 		m.synced = append(m.synced, registration.HasSynced)
+	}
+	for _, p := range m.opts.Plugins.All() {
+		if n, ok := p.(plugin.DriverNotifier); ok {
+			n.NotifyDrivers(m.driverCame)
+		}
 	}
 	return nil
 }
@@ -120,9 +127,9 @@ func (m *Manager) csiNodeSeen(obj any, _ bool) {
 	}
 }
 
-// DriverRegistered wakes the volumes of a driver that has registered on this node, so that none waits for the CSINode
-// object's round trip.
-func (m *Manager) DriverRegistered(driver string) {
+// driverCame wakes the volumes of a driver that has registered on this node. The CSINode object may not change with it: after a
+// restart it names the driver already.
+func (m *Manager) driverCame(driver string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, v := range m.volumes {

@@ -48,6 +48,15 @@ var (
 	ErrExpandInfeasible = errors.New("size can't be reached")
 )
 
+// ErrDriverMissing says that the volume's driver is not on this node now. Nothing was done; DriverNotifier tells when it comes.
+var ErrDriverMissing = errors.New("not registered on this node")
+
+// DriverNotifier is a Mounter whose drivers come and go at run time.
+type DriverNotifier interface {
+	// NotifyDrivers has f called, from any goroutine, after a driver has come.
+	NotifyDrivers(f func(driver string))
+}
+
 // StagedLister is a Mounter that finds staged volumes again from the node's directories alone, also those that no pod
 // has published (a crash between Stage and Publish, or between Unpublish and Unstage).
 type StagedLister interface {

@@ -23,13 +23,11 @@ import (
 	"k8s.io/apimachinery/pkg/util/version"
 
 	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/plugin"
 )
 
 // DefaultRPCTimeout bounds one call to a driver (upstream's csiTimeout).
 const DefaultRPCTimeout = 2 * time.Minute
-
-// ErrNotRegistered says that no driver of that name is registered on this node.
-var ErrNotRegistered = errors.New("not registered on this node")
 
 // DriversOptions are all optional.
 type DriversOptions struct {
@@ -51,6 +49,7 @@ type Drivers struct {
 	mu      sync.Mutex
 	drivers map[string]*driver
 	known   map[string]string // name → last known endpoint, also of drivers that have gone
+	notify  []func(name string)
 }
 
 // NewDrivers makes an empty table.
@@ -103,9 +102,13 @@ func (d *Drivers) Register(name, endpoint string, versions ...string) error {
 	changed := d.known[name] != endpoint
 	d.known[name] = endpoint
 	known := maps.Clone(d.known)
+	notify := slices.Clone(d.notify)
 	d.mu.Unlock()
 	if old != nil {
 		old.retire()
+	}
+	for _, f := range notify {
+		f(name)
 	}
 	if changed && d.journal != "" {
 		// Only the offline teardown reads it: a driver serves as well without.
@@ -115,6 +118,13 @@ func (d *Drivers) Register(name, endpoint string, versions ...string) error {
 		}
 	}
 	return nil
+}
+
+// notifyRegistered has f called after each registration.
+func (d *Drivers) notifyRegistered(f func(name string)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.notify = append(d.notify, f)
 }
 
 // Unregister removes a driver. Calls that are under way are let to finish.
@@ -164,14 +174,14 @@ func (d *Drivers) get(name string) (*driver, error) {
 		return n, nil
 	}
 	if endpoint := d.known[name]; endpoint != "" {
-		return nil, fmt.Errorf("driver %s is %w any more: it was at %s; is its node plugin running?", name, ErrNotRegistered, endpoint)
+		return nil, fmt.Errorf("driver %s is %w any more: it was at %s; is its node plugin running?", name, plugin.ErrDriverMissing, endpoint)
 	}
 	have := slices.Sorted(maps.Keys(d.drivers))
 	if len(have) == 0 {
-		return nil, fmt.Errorf("driver %s is %w: no CSI driver is; is its node plugin running?", name, ErrNotRegistered)
+		return nil, fmt.Errorf("driver %s is %w: no CSI driver is; is its node plugin running?", name, plugin.ErrDriverMissing)
 	}
 	return nil, fmt.Errorf("driver %s is %w: only %s; is its name right, and is its node plugin running?",
-		name, ErrNotRegistered, strings.Join(have, ", "))
+		name, plugin.ErrDriverMissing, strings.Join(have, ", "))
 }
 
 // speaksV1 as upstream's highestSupportedVersion, which also refuses 0.x only.

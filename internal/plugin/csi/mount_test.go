@@ -211,7 +211,7 @@ func TestDriverRestart(t *testing.T) {
 func TestNotRegistered(t *testing.T) {
 	p, _ := newPlugin(t, nil, DriversOptions{}, csiDriver())
 	err := p.Stage(t.Context(), plugin.StageRequest{Volume: testVolume()})
-	if !errors.Is(err, ErrNotRegistered) || errors.Is(err, plugin.ErrUncertain) {
+	if !errors.Is(err, plugin.ErrDriverMissing) || errors.Is(err, plugin.ErrUncertain) {
 		t.Errorf("error: %v", err)
 	}
 	if err := p.drivers.Register("old.example.com", "/nowhere", "0.3.0"); err == nil {

@@ -64,6 +64,8 @@ var (
 	_ plugin.Expander     = &Plugin{}
 	_ plugin.StagedLister = &Plugin{}
 	_ plugin.Driven       = &Plugin{}
+
+	_ plugin.DriverNotifier = &Plugin{}
 )
 
 // New makes the plugin and asks the informer factory for what it reads; the caller starts the factory.
@@ -143,6 +145,9 @@ func (p *Plugin) Driver(v *plugin.Volume) string {
 	}
 	return ""
 }
+
+// NotifyDrivers has f called after each registration of a driver.
+func (p *Plugin) NotifyDrivers(f func(driver string)) { p.drivers.notifyRegistered(f) }
 
 // Refreshes is CSIDriver.spec.requiresRepublish.
 func (p *Plugin) Refreshes(v *plugin.Volume) bool {
