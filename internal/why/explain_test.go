@@ -134,3 +134,16 @@ func TestReadOnlyWhatMatters(t *testing.T) {
 		golden(t, s.name, b.Bytes())
 	}
 }
+
+// TestWaitedForLongest: a step that waited for several things in turn tells the one that took longest.
+func TestWaitedForLongest(t *testing.T) {
+	e := func(d time.Duration, state trace.State, detail string) trace.Entry {
+		return trace.Entry{Time: at(d), Step: trace.Scheduled, State: state, Pod: appPod, Detail: detail}
+	}
+	steps := fold([]trace.Entry{
+		e(0, trace.Waiting, "a claim"), e(10*millis, trace.Waiting, "space"), e(5*time.Second, trace.Waiting, "the binding"), e(5100*millis, trace.Done, "assigned"),
+	})
+	if len(steps) != 1 || steps[0].Waited != 5100 || what(&steps[0]) != "assigned (waited 5.1 s: space)" {
+		t.Errorf("%+v: %s", steps, what(&steps[0]))
+	}
+}

@@ -146,6 +146,10 @@ type Step struct {
 	lastFail time.Time // of Error
 	waitFrom time.Time // first Waiting
 	waitFor  string    // last Waiting's detail
+	waitAt   time.Time // and its time
+	// The reason that was waited for longest, of those that are over.
+	longest    string
+	longestFor time.Duration
 }
 
 // Waiting is what the volume (or the pod) waits for now.

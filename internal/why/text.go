@@ -239,7 +239,7 @@ func what(s *Step) string {
 		parts = append(parts, fmt.Sprintf("(failed %s)", times(s.Failures)))
 	}
 	if s.Waited >= 1 {
-		parts = append(parts, fmt.Sprintf("(waited %s: %s)", span(s.Waited, false), firstLine(s.waitFor)))
+		parts = append(parts, fmt.Sprintf("(waited %s: %s)", span(s.Waited, false), firstLine(s.longest)))
 	}
 	return strings.Join(parts, " ")
 }

@@ -89,7 +89,8 @@ func fold(entries []trace.Entry) []Step {
 			if s.waitFrom.IsZero() {
 				s.waitFrom = e.Time
 			}
-			s.waitFor = e.Detail
+			s.endWait(e.Time)
+			s.waitFor, s.waitAt = e.Detail, e.Time
 		case trace.Failed:
 			s.Failures++
 			s.Error, s.lastFail = e.Detail, e.Time
@@ -101,12 +102,20 @@ func fold(entries []trace.Entry) []Step {
 				s.Took = ms(e.Time.Sub(s.Began))
 			}
 			if !s.waitFrom.IsZero() {
+				s.endWait(e.Time)
 				s.Waited = ms(e.Time.Sub(s.waitFrom))
 			}
 			delete(open, k)
 		}
 	}
 	return steps
+}
+
+// endWait notes for how long the last reason to wait held.
+func (s *Step) endWait(now time.Time) {
+	if d := now.Sub(s.waitAt); s.waitFor != "" && d >= s.longestFor {
+		s.longest, s.longestFor = s.waitFor, d
+	}
 }
 
 // lastOfEach keeps of each step the last time that it happened: a volume that many pods have used one after the other
