@@ -110,6 +110,17 @@ var causes = []cause{
 		return fmt.Sprintf("Class %s names the provisioner %s, and no driver of this name has registered.", vf.className, vf.class.Provisioner),
 			"Start the driver, or correct the class's provisioner (a class cannot be changed: delete it and create it again)."
 	}},
+	{"no-free-storage", func(f *facts, vf *volumeFacts) (string, string) {
+		if !open(vf) || !late(vf.class) || f.pod == nil || f.pod.Spec.NodeName != "" || vf.claim.Annotations[storagehelpers.AnnSelectedNode] != "" {
+			return "", ""
+		}
+		largest, told := f.largestVolume(vf.class)
+		if asked := vf.claim.Spec.Resources.Requests.Storage(); told && asked.Value() > largest {
+			return fmt.Sprintf("The claim asks for %s, and the largest volume that class %s has room for is %s.", asked, vf.className, bytesOf(largest)),
+				"Ask for less, delete volumes that are not needed, or make the pool larger. The pod goes on as soon as there is room."
+		}
+		return "", ""
+	}},
 	{"multi-attach", func(f *facts, vf *volumeFacts) (string, string) {
 		if f.pod == nil || f.pod.Spec.NodeName == "" || vf.pv == nil || !oneNodeOnly(vf.pv.Spec.AccessModes) {
 			return "", ""
@@ -159,6 +170,25 @@ var causes = []cause{
 		}
 		return "The volume is being deleted, and a claim is still bound to it.", fmt.Sprintf("Delete claim %s/%s; the volume goes after it.", vf.namespace, vf.claimName)
 	}},
+}
+
+// largestVolume is the size in bytes of the largest volume that the class's driver promises on any node; told is false
+// when it promises nothing.
+func (f *facts) largestVolume(class *storagev1.StorageClass) (largest int64, told bool) {
+	if d := f.driver(class.Provisioner); d == nil || !ptr.Deref(d.Spec.StorageCapacity, false) {
+		return 0, false
+	}
+	for i := range f.capacities {
+		o := &f.capacities[i]
+		switch {
+		case o.StorageClassName != class.Name:
+		case o.MaximumVolumeSize != nil:
+			largest, told = max(largest, o.MaximumVolumeSize.Value()), true
+		case o.Capacity != nil:
+			largest, told = max(largest, o.Capacity.Value()), true
+		}
+	}
+	return largest, told
 }
 
 // open says that the claim is there and has no volume yet.

@@ -19,6 +19,7 @@ type facts struct {
 	classes     []storagev1.StorageClass
 	drivers     []storagev1.CSIDriver
 	attachments []storagev1.VolumeAttachment
+	capacities  []storagev1.CSIStorageCapacity
 	volumes     []volumeFacts
 	podEvents   []v1.Event
 	unreadable  []string // kinds that the user may not list

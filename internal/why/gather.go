@@ -197,6 +197,11 @@ func (c *collector) surroundings() error {
 	} else if err := c.absent("volumeattachments", err); err != nil {
 		return err
 	}
+	if capacities, err := storage.CSIStorageCapacities("").List(c.ctx, metav1.ListOptions{}); err == nil {
+		f.capacities = capacities.Items
+	} else if err := c.absent("csistoragecapacities", err); err != nil {
+		return err
+	}
 	if f.pod != nil {
 		if err := c.podSurroundings(); err != nil {
 			return err

@@ -258,6 +258,16 @@ func stories() []story {
 			target: "pod/app", cause: "cordoned",
 		},
 		{
+			name: "no-space",
+			objects: func() []runtime.Object {
+				objects := cluster(claim("data", "berth-block"), refused(pod("app", "", "data"), "0/1 nodes are available: 1 node(s) did not have enough free storage."),
+					&storagev1.CSIStorageCapacity{ObjectMeta: meta("kube-system", "k"), StorageClassName: "berth-block", Capacity: ptr.To(resource.MustParse("844Mi"))})
+				objects[2].(*storagev1.CSIDriver).Spec.StorageCapacity = ptr.To(true)
+				return objects
+			}(),
+			target: "pvc/data", cause: "no-free-storage",
+		},
+		{
 			name: "secret-missing",
 			objects: cluster(func() runtime.Object {
 				p := pod("app", "n1")
