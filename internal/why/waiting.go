@@ -344,6 +344,7 @@ func (j *Journey) dropRepeated() {
 		switch p := j.Volumes[i].Problem; {
 		case p == nil || p.Message != j.Problem.Message:
 		case p.Cause == j.Problem.Cause:
+			j.Problem.What, j.Problem.Advice = p.What, p.Advice // what the objects show is more exact than words
 			j.Volumes[i].Problem = nil
 		default:
 			p.Message, p.From, p.Time, p.Count = "", "", time.Time{}, 0
