@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	clienttesting "k8s.io/client-go/testing"
 
 	"berth.io/berth/internal/plugin"
 )
@@ -283,4 +285,21 @@ func TestNodeStatusIsRepaired(t *testing.T) {
 	w.eventually("reported", func() bool { return len(w.reported("n")) == 1 })
 	w.changeNode("n", func(n *v1.Node) { n.Status.VolumesAttached = nil })
 	w.eventually("repaired", func() bool { return len(w.reported("n")) == 1 })
+}
+
+// The answer to our own write of the node's status tells first that a volume is not used any more. The event that
+// follows is no news then, so the answer must wake the volume (three of a hundred detaches at once hung for ever).
+func TestUseThatEndsInTheAnswerToOurOwnWrite(t *testing.T) {
+	w := start(t, func(w *world) { w.backend.on = map[key]bool{{"fake/v1", "n"}: true, {"fake/v2", "n"}: true} },
+		objects(one(machine("n", has("v1", "v2"), uses("v1", "v2"))), bound("a", "v1", v1.ReadWriteOnce), bound("a", "v2", v1.ReadWriteOnce))...)
+	w.eventually("both wait", func() bool { return len(w.c.Holders()) == 2 })
+	quiet := machine("n") // from the first write on, v2 is not used any more, and no event says so
+	w.api.PrependReactor("patch", "nodes", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		n := quiet.DeepCopy()
+		return true, n, json.Unmarshal(a.(clienttesting.PatchAction).GetPatch(), n)
+	})
+	w.api.PrependReactor("get", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) { return true, quiet, nil })
+	live := machine("n", has("v1", "v2"), uses("v2"))
+	w.api.CoreV1().Nodes().Update(t.Context(), live, metav1.UpdateOptions{})
+	w.eventually("both detached", func() bool { return len(w.c.Holders()) == 0 && len(w.backend.calls()) >= 2 })
 }

@@ -34,13 +34,6 @@ type node struct {
 	version         uint64              // resourceVersion of what is known
 }
 
-func (n *node) markInUse(v v1.UniqueVolumeName) {
-	if n.inUse == nil {
-		n.inUse = map[v1.UniqueVolumeName]bool{}
-	}
-	n.inUse[v] = true
-}
-
 // says reports whether the API has exactly this list.
 func (n *node) says(list []v1.AttachedVolume) bool {
 	return slices.Equal(n.attached, list)
@@ -55,32 +48,14 @@ func (c *Controller) node(name types.NodeName) *node {
 	return n
 }
 
-// nodeChanged takes over a node's state and wakes what waits for it.
+// nodeChanged takes over what an event says.
 func (c *Controller) nodeChanged(o *v1.Node, gone bool) {
 	name := types.NodeName(o.Name)
-	var evidence string
-	if c.opts.Evidence != nil && !gone {
-		evidence = c.opts.Evidence(o)
-	}
 	c.mu.Lock()
-	n := c.node(name)
-	version, _ := strconv.ParseUint(o.ResourceVersion, 10, 64)
-	if !gone && n.exists && version < n.version {
-		c.mu.Unlock()
-		return // older than the answer to our own write
-	}
-	before := *n
-	c.learn(n, o, gone, evidence)
-	for volume, e := range c.byNode[name] {
-		if gone || before.exists != n.exists || before.ready != n.ready || before.outOfService != n.outOfService || before.evidence != n.evidence ||
-			before.managed != n.managed || before.inUse[volume] != n.inUse[volume] {
-			c.keyQueue.Add(e.key)
-		}
-	}
-	if n.managed && !n.says(c.toReport(name)) {
+	pods := c.adopt(o, gone)
+	if n := c.nodes[name]; n != nil && n.managed && !n.says(c.toReport(name)) {
 		c.nodeQueue.Add(name) // the node object was made anew, or somebody wrote over it
 	}
-	pods := before.managed != n.managed || before.keepsTerminated != n.keepsTerminated
 	if gone && len(c.byNode[name]) == 0 {
 		delete(c.nodes, name)
 	}
@@ -90,6 +65,32 @@ func (c *Controller) nodeChanged(o *v1.Node, gone bool) {
 			c.podQueue.Add(p)
 		}
 	}
+}
+
+// adopt takes over a node's state, from an event or from the answer to a request of our own, and wakes the volumes that
+// it matters to. Whichever tells first wakes: the other finds nothing new. It reports whether the node's pods must be
+// looked at again. Called locked.
+func (c *Controller) adopt(o *v1.Node, gone bool) (pods bool) {
+	name := types.NodeName(o.Name)
+	n := c.node(name)
+	version, _ := strconv.ParseUint(o.ResourceVersion, 10, 64)
+	if !gone && n.exists && version < n.version {
+		return false // older than what is known
+	}
+	var evidence string
+	if c.opts.Evidence != nil && !gone {
+		evidence = c.opts.Evidence(o)
+	}
+	before := *n
+	c.learn(n, o, gone, evidence)
+	whole := before.exists != n.exists || before.ready != n.ready || before.outOfService != n.outOfService ||
+		before.evidence != n.evidence || before.managed != n.managed
+	for volume, e := range c.byNode[name] {
+		if whole || before.inUse[volume] != n.inUse[volume] {
+			c.keyQueue.Add(e.key)
+		}
+	}
+	return before.managed != n.managed || before.keepsTerminated != n.keepsTerminated
 }
 
 func (c *Controller) learn(n *node, o *v1.Node, gone bool, evidence string) {
@@ -167,14 +168,8 @@ func (c *Controller) writeNode(ctx context.Context, name types.NodeName) error {
 		c.opts.Log.Warn("cannot write node.status.volumesAttached", "node", name, "err", err)
 		return fmt.Errorf("write volumesAttached of node %s: %w", name, err)
 	}
-	evidence := ""
-	if c.opts.Evidence != nil {
-		evidence = c.opts.Evidence(written)
-	}
+	c.adopt(written, false)
 	n := c.node(name)
-	if v, _ := strconv.ParseUint(written.ResourceVersion, 10, 64); v >= n.version {
-		c.learn(n, written, false, evidence)
-	}
 	for i, e := range carried {
 		if e.reported == reported[i] {
 			e.persists = false

@@ -3,7 +3,6 @@ package attach
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -148,8 +147,6 @@ func (c *Controller) detach(ctx context.Context, e *entry, forced string) error 
 		if used {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			// The cache will learn it; until then nothing may take the volume away.
-			c.node(e.node).markInUse(e.key.volume)
 			c.setReported(e, wasAttached)
 			c.wait(e, trace.Detached, fmt.Sprintf("node %s still uses the volume", e.node))
 			return nil
@@ -203,14 +200,18 @@ func (c *Controller) detach(ctx context.Context, e *entry, forced string) error 
 	return nil
 }
 
-// usedNow asks the API whether the node uses the volume; a node that is gone does not.
+// usedNow asks the API whether the node uses the volume; a node that is gone does not. What the API says is taken
+// over, so that the event that ends the use is news even when it has overtaken the answer.
 func (c *Controller) usedNow(ctx context.Context, k key) (bool, error) {
-	n, err := c.opts.Client.CoreV1().Nodes().Get(ctx, string(k.node), metav1.GetOptions{})
+	live, err := c.opts.Client.CoreV1().Nodes().Get(ctx, string(k.node), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
 	if err != nil {
 		return false, fmt.Errorf("look at node %s before detaching %s: %w", k.node, k.volume, err)
 	}
-	return slices.Contains(n.Status.VolumesInUse, k.volume), nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.adopt(live, false)
+	return c.node(k.node).inUse[k.volume], nil
 }
