@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -231,15 +230,6 @@ func testPod(name string, edit ...func(*v1.Pod)) *v1.Pod {
 		e(pod)
 	}
 	return pod
-}
-
-func (r *rig) podDir(uid types.UID, sub string) string {
-	r.t.Helper()
-	dir := filepath.Join(r.dir, "pods", string(uid), sub)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		r.t.Fatal(err)
-	}
-	return dir
 }
 
 // phaseIs checks one pod's phase.

@@ -208,11 +208,18 @@ func TestDeletedJobPodEndsFirst(t *testing.T) {
 // A directory of a pod that the API does not know is removed; one with a file in a volume is kept.
 func TestPodDirectoriesOfUnknownPods(t *testing.T) {
 	r := start(t)
-	pods := filepath.Join(r.dir, "pods")
-	r.podDir("uid-empty", "volumes/kubernetes.io~csi/pv-1")
-	kept := r.podDir("uid-kept", "volumes/kubernetes.io~csi/pv-2")
-	if err := os.WriteFile(filepath.Join(kept, "data"), nil, 0o600); err != nil {
-		t.Fatal(err)
+	// Made elsewhere and moved there whole: the agent may be looking already.
+	pods, made := filepath.Join(r.dir, "pods"), filepath.Join(r.dir, "made")
+	kept := filepath.Join(pods, "uid-kept/volumes/kubernetes.io~csi/pv-2")
+	for _, err := range []error{
+		os.MkdirAll(filepath.Join(made, "uid-empty/volumes/kubernetes.io~csi/pv-1"), 0o755),
+		os.MkdirAll(filepath.Join(made, "uid-kept/volumes/kubernetes.io~csi/pv-2"), 0o755),
+		os.WriteFile(filepath.Join(made, "uid-kept/volumes/kubernetes.io~csi/pv-2/data"), nil, 0o600),
+		os.Rename(made, pods),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, uid := range []types.UID{"uid-empty", "uid-kept"} {
 		r.agent.PodChanged(uid)

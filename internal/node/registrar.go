@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -40,6 +41,7 @@ type registrar struct {
 	stop     context.CancelFunc
 	done     chan struct{}
 	again    chan struct{}
+	entered  atomic.Bool // the driver is in the table and in the API
 
 	mu     sync.Mutex
 	plugin PluginStatus
@@ -156,11 +158,15 @@ func (g *registrar) enter(info *registerapi.PluginInfo, endpoint string) error {
 		g.registry.yield(info.Name, g)
 		return fmt.Errorf("%w: %w", errRefused, err)
 	}
-	opts.OnDriver(info.Name, endpoint, true)
 	if err := g.registry.drivers.add(g.ctx, entry); err != nil {
-		g.unregister()
+		opts.Drivers.Unregister(info.Name)
+		g.registry.drivers.remove(info.Name)
+		g.registry.yield(info.Name, g)
 		return err
 	}
+	// Only now: provision roles that came and went with each attempt would be worse than ones that come 5 ms later.
+	g.entered.Store(true)
+	opts.OnDriver(info.Name, endpoint, true)
 	return nil
 }
 
@@ -188,16 +194,10 @@ func (g *registrar) unregister() {
 	name, endpoint := g.plugin.Name, g.plugin.Endpoint
 	g.plugin.Registered = false
 	g.mu.Unlock()
-	if name == "" {
+	if !g.entered.Swap(false) {
 		return
 	}
 	r := g.registry
-	r.mu.Lock()
-	mine := r.names[name] == g
-	r.mu.Unlock()
-	if !mine {
-		return
-	}
 	r.opts.Drivers.Unregister(name)
 	r.opts.OnDriver(name, endpoint, false)
 	r.drivers.remove(name)
