@@ -42,6 +42,9 @@ volumes over them, nothing of it visible outside. The pod's own command is never
 			if err != nil {
 				return err
 			}
+			for _, name := range spec.Unset {
+				fmt.Fprintf(c.ErrOrStderr(), "berth: %s is not set: its value comes from what only a container runtime resolves\n", name)
+			}
 			code, err := holderexec.Run(c.Context(), *spec, args[1:], holderexec.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 			if code != 0 || err != nil {
 				return &exitError{code: code, err: err}

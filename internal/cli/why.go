@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"errors"
+	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -36,14 +38,16 @@ durations; what it waits for now, since when and who holds it; the last error in
 			if err != nil {
 				return err
 			}
-			s := why.Sources{Client: client}
-			if s.Entries, err = trace.Read(d.Journal(), trace.Filter{}); err != nil {
-				return err
-			}
-			if err := control.NewClient(d.Control()).Get(c.Context(), standalone.PathHolders, &s.Holders); err != nil {
-				return err
+			s := why.Sources{Client: client, Read: func(f trace.Filter) ([]trace.Entry, error) { return trace.Read(d.Journal(), f) }}
+			// Another instance's API can be asked without its control socket; then the operations under way are not known.
+			asked := control.NewClient(d.Control()).Get(c.Context(), standalone.PathHolders, &s.Holders)
+			if asked != nil && !errors.Is(asked, control.ErrNotRunning) {
+				return asked
 			}
 			j, err := why.Explain(c.Context(), s, target)
+			if err != nil && asked != nil {
+				return fmt.Errorf("%s: %w; start it with `berth up`", d, asked)
+			}
 			if err != nil {
 				return err
 			}

@@ -66,7 +66,7 @@ type rooms struct {
 
 // newRooms makes every room on one set of informers. Nothing runs and nothing is written here.
 func (in *instance) newRooms() (r *rooms, err error) {
-	r = &rooms{in: in, metrics: prometheus.NewRegistry(), usable: make(chan struct{})}
+	r = &rooms{in: in, metrics: in.metrics, usable: make(chan struct{})}
 	r.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if r.journal, err = trace.Open(in.dir.Journal(), in.log); err != nil {
 		return nil, err
@@ -123,7 +123,8 @@ func (r *rooms) makePlugins() error {
 		return err
 	}
 	r.volumes = intree.New(intree.Options{Client: in.client, DataDir: string(in.dir), Log: in.log,
-		OnChange: func(pod types.UID, volume string) { r.mount.Refresh(pod, volume) }})
+		Allocatable: func() corev1.ResourceList { return node.Allocatable(string(in.dir)) },
+		OnChange:    func(pod types.UID, volume string) { r.mount.Refresh(pod, volume) }})
 	r.plugins = plugin.NewRegistry(append([]plugin.Plugin{c}, r.volumes.Plugins()...)...)
 	return nil
 }
@@ -214,7 +215,14 @@ func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
 		})
 	}
 	run(lower, &drivers, "driver", r.block.Run)
-	run(lower, &drivers, "registrar", r.registrar.Run)
+	run(lower, &drivers, "registrar", func(ctx context.Context) error {
+		select { // the plugin watcher calls the driver at once
+		case <-r.block.Serving():
+			return r.registrar.Run(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	if r.claim != nil {
 		run(ctx, &callers, "claim", r.claim.Run)
 		run(ctx, &callers, "attach", r.attach.Run)

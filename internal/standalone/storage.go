@@ -34,7 +34,7 @@ func (in *instance) openStorage(ctx context.Context) error {
 		return err
 	}
 	in.store = s
-	if in.store.backend, err = block.New(block.Options{Pool: s.pool, Loops: s.loops, Node: in.NodeName, Log: log}); err != nil {
+	if in.store.backend, err = block.New(block.Options{Pool: s.pool, Loops: s.loops, Node: in.NodeName, Log: log, Metrics: in.metrics}); err != nil {
 		return err
 	}
 	c := s.pool.Capacity()

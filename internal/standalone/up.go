@@ -8,10 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"regexp"
-	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
@@ -66,24 +65,14 @@ func (o *Options) validate() error {
 			return fmt.Errorf("--apply: %w", err)
 		}
 	}
-	if o.NodeName == "" {
-		h, err := os.Hostname()
-		if err != nil {
-			return err
-		}
-		o.NodeName = strings.ToLower(h)
-	}
-	if !nodeName.MatchString(o.NodeName) || len(o.NodeName) > 253 {
-		return fmt.Errorf("node name %q is not a DNS name; give one with --node-name", o.NodeName)
+	if o.NodeName != "" && !validNodeName(o.NodeName) {
+		return fmt.Errorf("--node-name %q is not a DNS name in lower case", o.NodeName)
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("berth up needs root: it makes loop devices and mounts")
 	}
 	return nil
 }
-
-// nodeName is RFC 1123's subdomain, as the API checks it.
-var nodeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 
 // Up runs an instance until ctx ends or `berth down` asks for its end.
 func Up(ctx context.Context, o Options) error {
@@ -96,6 +85,9 @@ func Up(ctx context.Context, o Options) error {
 		return err
 	}
 	defer release()
+	if o.NodeName, err = dir.node(o.NodeName); err != nil {
+		return err
+	}
 	logs, err := openLogs(dir, o.LogLevel)
 	if err != nil {
 		return err
@@ -105,7 +97,7 @@ func Up(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	in := &instance{Options: o, dir: dir, log: logs.berth, say: newProgress(o.Out, began), down: make(chan downRequest)}
+	in := &instance{Options: o, dir: dir, log: logs.berth, say: newProgress(o.Out, began), metrics: prometheus.NewRegistry(), down: make(chan downRequest)}
 	in.say.line("data directory %s, node %s", dir, o.NodeName)
 
 	start, startCtx := errgroup.WithContext(ctx)
@@ -131,16 +123,17 @@ func Up(ctx context.Context, o Options) error {
 // instance is one running `berth up`.
 type instance struct {
 	Options
-	dir    DataDir
-	log    *slog.Logger
-	say    progress
-	api    *apiserver.Process
-	config *rest.Config
-	client kubernetes.Interface
-	rooms  *rooms
-	store  storage
-	ready  readiness
-	down   chan downRequest
+	dir     DataDir
+	log     *slog.Logger
+	say     progress
+	metrics *prometheus.Registry
+	api     *apiserver.Process
+	config  *rest.Config
+	client  kubernetes.Interface
+	rooms   *rooms
+	store   storage
+	ready   readiness
+	down    chan downRequest
 }
 
 // downRequest asks the instance to take everything down; the answer goes to done.

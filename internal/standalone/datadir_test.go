@@ -1,0 +1,85 @@
+package standalone
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestOpenRefusesWhatItCannotUse(t *testing.T) {
+	t.Run("a path too long for the sockets below it", func(t *testing.T) {
+		_, _, err := Open(filepath.Join(t.TempDir(), strings.Repeat("x", 80)))
+		if err == nil || !strings.Contains(err.Error(), "shorter") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("control characters", func(t *testing.T) {
+		if _, _, err := Open("/tmp/a\nb"); err == nil {
+			t.Error("accepted")
+		}
+	})
+	t.Run("a file", func(t *testing.T) {
+		f := filepath.Join(shortDir(t), "f")
+		if err := os.WriteFile(f, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := Open(f); err == nil {
+			t.Error("accepted")
+		}
+	})
+	t.Run("another version", func(t *testing.T) {
+		d := shortDir(t)
+		if err := os.WriteFile(filepath.Join(d, "version"), []byte("7"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := Open(d); err == nil || !strings.Contains(err.Error(), "another version") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("in use", func(t *testing.T) {
+		d := shortDir(t)
+		_, release, err := Open(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := Open(d); !errors.Is(err, ErrInUse) {
+			t.Errorf("got %v, want ErrInUse", err)
+		}
+		release()
+		_, release, err = Open(d)
+		if err != nil {
+			t.Errorf("after the release: %v", err)
+		} else {
+			release()
+		}
+	})
+}
+
+func TestNodeNameIsChosenOnce(t *testing.T) {
+	d := DataDir(shortDir(t))
+	if name, err := d.node("first"); err != nil || name != "first" {
+		t.Fatalf("got %q, %v", name, err)
+	}
+	if name, err := d.node(""); err != nil || name != "first" {
+		t.Errorf("the second start got %q, %v", name, err)
+	}
+	if _, err := d.node("second"); err == nil || !strings.Contains(err.Error(), `"first"`) {
+		t.Errorf("another name: %v", err)
+	}
+	if _, err := DataDir(shortDir(t)).node("Not_DNS"); err == nil {
+		t.Error("a name that the API refuses was accepted")
+	}
+}
+
+// shortDir is a temporary directory whose path leaves room for sockets.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	d, err := os.MkdirTemp("", "b-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(d) })
+	return d
+}
