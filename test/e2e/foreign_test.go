@@ -12,12 +12,9 @@ import (
 	"time"
 )
 
+// buildForeign builds the driver into the shared instance's directory, which goes at the end.
 var buildForeign = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "berth-foreign-")
-	if err != nil {
-		return "", err
-	}
-	bin := filepath.Join(dir, "foreign")
+	bin := filepath.Join(shared.Dir, "foreign")
 	out, err := exec.Command("go", "build", "-o", bin, "berth.io/berth/test/foreign").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)

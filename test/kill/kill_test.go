@@ -10,10 +10,12 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"net"
 	"os"
 	"path/filepath"
 	"sort"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,7 +24,8 @@ import (
 	"berth.io/berth/test/instance"
 )
 
-// EnvSample is "all", or how many kill points to try; they are spread over the rooms, the same for one source tree.
+// EnvSample is "all", or how many kill points to try (they are spread over the rooms, the same for one source tree), or
+// patterns of "room/effect:side" with commas between them.
 const EnvSample = "BERTH_KILL_SAMPLE"
 
 // point is one place to die at.
@@ -77,12 +80,15 @@ func choose(t *testing.T, found []boundaries.Boundary) []point {
 	}
 	var chosen []point
 	for _, p := range all {
-		if ok, _ := filepath.Match(sample, p.String()); ok {
-			chosen = append(chosen, p)
+		for pattern := range strings.SplitSeq(sample, ",") {
+			if ok, _ := filepath.Match(pattern, p.String()); ok {
+				chosen = append(chosen, p)
+				break
+			}
 		}
 	}
 	if len(chosen) == 0 {
-		t.Fatalf("%s=%q: want all, a number, or a pattern of kill points", EnvSample, sample)
+		t.Fatalf("%s=%q: want all, a number, or patterns of kill points", EnvSample, sample)
 	}
 	return chosen
 }
@@ -101,7 +107,9 @@ func killAt(t *testing.T, p point) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, err := instance.New(dir, "--pool-size", "2Gi")
+	// A port of its own: several of these tests may run at once, and two instances that start in the same moment would
+	// choose the same one.
+	in, err := instance.New(dir, "--pool-size", "2Gi", "--listen", freeAddress(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,4 +135,14 @@ func killAt(t *testing.T, p point) bool {
 		os.RemoveAll(dir)
 	}
 	return s.deaths > 0
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -306,8 +307,13 @@ func (s *script) nothingLeft() error {
 	if l := append(w.VolumeLoops(), w.PodMounts()...); len(l) > 0 {
 		return fmt.Errorf("left in the kernel: %q", l)
 	}
-	for _, pattern := range []string{"pools/default/volumes/*", "pods/*", "plugins/kubernetes.io/csi/*/*"} {
-		if l, _ := filepath.Glob(filepath.Join(s.in.Dir, pattern)); len(l) > 0 {
+	for _, pattern := range []string{"pools/default/volumes/*", "pods/*", "plugins/kubernetes.io/csi/*/*",
+		"plugins/kubernetes.io/csi/volumeDevices/*/*"} {
+		l, _ := filepath.Glob(filepath.Join(s.in.Dir, pattern))
+		l = slices.DeleteFunc(l, func(p string) bool { // the directories that all raw volumes share
+			return strings.HasSuffix(p, "/volumeDevices/publish") || strings.HasSuffix(p, "/volumeDevices/staging")
+		})
+		if len(l) > 0 {
 			return fmt.Errorf("left on the disk: %q", l)
 		}
 	}
