@@ -12,7 +12,7 @@ build() {
   local total log start
   start=$SECONDS log=$(mktemp)
   total=$(cd "$dir" && go list -deps "$pkg" | wc -l)
-  if ! (cd "$dir" && go build -v -trimpath "$@" -o "$bin/$out" "$pkg" 2>&1) | awk -v total="$total" -v name="$out" -v tty="$([ -t 1 ] && echo 1 || echo 0)" -v log_="$log" '
+  if ! (cd "$dir" && go build -v "$@" -o "$bin/$out" "$pkg" 2>&1) | awk -v total="$total" -v name="$out" -v tty="$([ -t 1 ] && echo 1 || echo 0)" -v log_="$log" '
       /^[a-zA-Z0-9][^ :#]*$/ { n++; if (tty) printf "\r  building %s: %d of at most %d packages ", name, n, total; else if (n % 250 == 0) printf "  building %s: %d of at most %d packages\n", name, n, total; fflush(); next }
       /^go: downloading/ { d++; if (d % 50 == 1) { printf "%s  fetching modules for %s: %d%s", tty ? "\r" : "", name, d, tty ? " " : "\n"; fflush() } next }
       { print > log_ }

@@ -41,7 +41,7 @@ Several instances run side by side, each with its own --data-dir.`,
 	f.StringVar(&o.Controllers, "controllers", standalone.ControllersBerth, "who runs the volume controllers: berth or upstream")
 	f.StringVar(&o.NodeName, "node-name", "", "name of this node (default: the host's name)")
 	f.StringVar(&o.HTTP, "http-endpoint", "", "ADDR:PORT that serves /healthz, /readyz and /metrics (default: the control socket only)")
-	f.StringArrayVar(&o.CSIAddress, "csi-address", nil, "socket of a CSI driver's controller service that is not on its node socket; repeatable")
+	f.StringToStringVar(&o.CSIAddress, "csi-address", nil, "DRIVER=SOCKET: where the controller service of a driver is, when it is not on its node socket; repeatable")
 	f.StringVar(&level, "log-level", slog.LevelInfo.String(), "debug, info, warn or error; logs are in log/ of the data directory")
 	_ = c.MarkFlagFilename("apply", "yaml", "yml", "json")
 	_ = c.RegisterFlagCompletionFunc("controllers", cobra.FixedCompletions([]string{standalone.ControllersBerth, standalone.ControllersUpstream}, cobra.ShellCompDirectiveNoFileComp))

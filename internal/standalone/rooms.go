@@ -188,6 +188,9 @@ func (r *rooms) makeNode() (err error) {
 
 // onDriver gives a driver that registered on the node its provision roles.
 func (r *rooms) onDriver(name, endpoint string, up bool) {
+	if _, apart := r.in.CSIAddress[name]; apart {
+		return // its controller service is a process of its own, served from the start
+	}
 	if !up {
 		r.provision.RemoveDriver(name)
 		return
@@ -213,6 +216,11 @@ func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
 			}
 			return nil
 		})
+	}
+	for name, socket := range r.in.CSIAddress {
+		if err := r.provision.AddDriver(ctx, provision.Driver{Name: name, Endpoint: socket}); err != nil {
+			r.in.log.Error("driver without provision roles", "driver", name, "error", err)
+		}
 	}
 	run(lower, &drivers, "driver", r.block.Run)
 	run(lower, &drivers, "registrar", func(ctx context.Context) error {

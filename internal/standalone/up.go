@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -35,8 +36,8 @@ type Options struct {
 	PoolDevice  string   // a raw device instead of the image
 	Controllers string
 	NodeName    string
-	HTTP        string   // ADDR:PORT for /healthz, /readyz, /metrics; empty: the control socket only
-	CSIAddress  []string // sockets of controller services that do not stand on the node's socket
+	HTTP        string            // ADDR:PORT for /healthz, /readyz, /metrics; empty: the control socket only
+	CSIAddress  map[string]string // driver → socket of its controller service, where that is not the node's socket
 	LogLevel    slog.Level
 	Version     string
 	Out         io.Writer // progress, for a person
@@ -55,6 +56,11 @@ func (o *Options) validate() error {
 	if o.HTTP != "" {
 		if _, _, err := net.SplitHostPort(o.HTTP); err != nil {
 			return fmt.Errorf("--http-endpoint %q is not ADDR:PORT", o.HTTP)
+		}
+	}
+	for name, socket := range o.CSIAddress {
+		if name == "" || !filepath.IsAbs(socket) {
+			return fmt.Errorf("--csi-address %s=%s: want DRIVER=SOCKET with an absolute path", name, socket)
 		}
 	}
 	for _, f := range o.Apply {
