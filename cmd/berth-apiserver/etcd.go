@@ -48,7 +48,8 @@ func startEtcd(dir string) (stop func(), err error) {
 	}
 	select {
 	case <-e.Server.ReadyNotify():
-		return e.Close, nil
+		// Not Close: it waits 5 s for watches, which end with the process. Stop writes everything out.
+		return e.Server.Stop, nil
 	case err := <-e.Err():
 		e.Close()
 		return nil, fmt.Errorf("etcd on %s: %w", cfg.Dir, err)

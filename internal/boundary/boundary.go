@@ -14,6 +14,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 )
@@ -22,12 +23,21 @@ import (
 // N-th crossing (1 is the first, and the default).
 const EnvKillAt = "BERTH_KILL_AT"
 
+// EnvRecord names a file to which the name of each boundary is appended when it is crossed for the first time. It tells
+// the kill test which boundaries a life of volumes crosses, without a death.
+const EnvRecord = "BERTH_KILL_RECORD"
+
 var (
-	killAt    string // "<name>:<side>", empty in production
+	armed     bool   // false in production
+	killAt    string // "<name>:<side>"
 	remaining atomic.Int64
+	record    string   // the file of EnvRecord
+	recorded  sync.Map // name → true
 )
 
 func init() {
+	record = os.Getenv(EnvRecord)
+	armed = record != "" || os.Getenv(EnvKillAt) != ""
 	at := os.Getenv(EnvKillAt)
 	if at == "" {
 		return
@@ -45,9 +55,10 @@ func init() {
 
 // Do runs effect as the boundary called name, which must be a string literal "<room>/<effect>".
 func Do(name string, effect func() error) error {
-	if killAt == "" {
+	if !armed {
 		return effect()
 	}
+	note(name)
 	cross(name + ":before")
 	err := effect()
 	cross(name + ":after")
@@ -62,4 +73,21 @@ func cross(point string) {
 	fmt.Fprintf(os.Stderr, "boundary: killed at %s\n", point)
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	select {} // the signal is on its way; nothing after this point may run
+}
+
+// note appends name to the record; one write each, so that a death in between leaves no half of a line.
+func note(name string) {
+	if record == "" {
+		return
+	}
+	if _, twice := recorded.LoadOrStore(name, true); twice {
+		return
+	}
+	f, err := os.OpenFile(record, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "boundary:", err)
+		return
+	}
+	defer f.Close()
+	fmt.Fprintln(f, name)
 }

@@ -115,7 +115,7 @@ func killAt(t *testing.T, p point) bool {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	s := &script{in: in, ctx: ctx}
+	s := &script{in: in, ctx: ctx, log: t.Logf}
 	in.Env = []string{boundary.EnvKillAt + "=" + p.String()}
 	err = s.live()
 	in.Env = nil

@@ -25,6 +25,7 @@ type script struct {
 	in     *instance.Instance
 	ctx    context.Context
 	client kubernetes.Interface
+	log    func(format string, args ...any)
 	deaths int
 }
 
@@ -147,6 +148,8 @@ func (s *script) end() error {
 
 // until repeats a step for a minute; a death of berth up in between is followed by a new start.
 func (s *script) until(name string, do func() error) error {
+	began := time.Now()
+	defer func() { s.log("%6.1fs  %s", time.Since(began).Seconds(), name) }()
 	deadline := time.Now().Add(60 * time.Second)
 	for {
 		err := s.alive()
