@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,7 +28,6 @@ import (
 // tmpfsDriver is a CSI node service with real mounts: it stages a tmpfs and publishes bind mounts of it.
 type tmpfsDriver struct {
 	csipb.UnimplementedNodeServer
-	failUnpublish atomic.Bool
 }
 
 func (d *tmpfsDriver) NodeGetCapabilities(context.Context, *csipb.NodeGetCapabilitiesRequest) (*csipb.NodeGetCapabilitiesResponse, error) {

@@ -54,7 +54,7 @@ func setAddresses(s *v1.PodStatus, pod *v1.Pod, hostIPs []v1.HostIP) {
 		s.PodIP = s.HostIP
 		s.PodIPs = nil
 		for _, ip := range hostIPs {
-			s.PodIPs = append(s.PodIPs, v1.PodIP{IP: ip.IP})
+			s.PodIPs = append(s.PodIPs, v1.PodIP(ip))
 		}
 	}
 }

@@ -26,9 +26,6 @@ type prebind struct {
 	claim  *v1.PersistentVolumeClaim
 }
 
-// pending says whether the pod must wait for claims to be bound.
-func (d *decision) pending() bool { return len(d.prebinds)+len(d.provisions) > 0 }
-
 // refusal says why no node will do, and which events may change that.
 type refusal struct {
 	// message is upstream's: "0/1 nodes are available: 1 node(s) were unschedulable."

@@ -116,14 +116,6 @@ func (a *applier) create(ctx context.Context, u *unstructured.Unstructured) erro
 	return nil
 }
 
-func (a *applier) get(ctx context.Context, u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	r, err := a.resource(u)
-	if err != nil {
-		return nil, err
-	}
-	return r.Get(ctx, u.GetName(), metav1.GetOptions{})
-}
-
 func (a *applier) resource(u *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
 	gvk := u.GroupVersionKind()
 	m, err := a.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)

@@ -154,7 +154,7 @@ func TestRecordNeverBlocks(t *testing.T) {
 	j := mustOpen(t, dir, 64<<20, segmentCount)
 	var hold sync.Mutex
 	hold.Lock()
-	end := j.Follow(func(Entry) { hold.Lock(); hold.Unlock() })
+	end := j.Follow(func(Entry) { hold.Lock(); defer hold.Unlock() })
 	j.Record(testEntry("first")) // the writer takes it and stands still
 	for range 3 * queueLength {
 		j.Record(testEntry("v"))

@@ -53,7 +53,7 @@ func TestAttachDetach(t *testing.T) {
 		t.Errorf("attach error: %v", err)
 	}
 	va.Status = storagev1.VolumeAttachmentStatus{Attached: true}
-	if va, err = attachments.UpdateStatus(ctx, va, metav1.UpdateOptions{}); err != nil {
+	if _, err = attachments.UpdateStatus(ctx, va, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	seen(func(va *storagev1.VolumeAttachment) bool { return va != nil && va.Status.Attached })
