@@ -44,7 +44,7 @@ func runKubectl(g *global, args []string) error {
 	if err != nil {
 		return err
 	}
-	if !hasFlag(args, "--kubeconfig") {
+	if !hasFlag(args, "--kubeconfig") && asksTheAPI(args) {
 		if _, err := os.Stat(d.Kubeconfig()); err != nil {
 			if errors.Is(err, os.ErrNotExist) {
 				return fmt.Errorf("%s has no kubeconfig: %w; start one with `berth up`", d, control.ErrNotRunning)
@@ -91,6 +91,26 @@ func takeDataDir(g *global, args []string) []string {
 		}
 	}
 	return args
+}
+
+// asksTheAPI leaves out what works without an instance: help and completion.
+func asksTheAPI(args []string) bool {
+	if len(args) == 0 {
+		return false
+	}
+	switch args[0] {
+	case "help", "completion", "options":
+		return false
+	}
+	for _, a := range args {
+		if a == "--help" || a == "-h" {
+			return false
+		}
+		if a == "--" {
+			break
+		}
+	}
+	return true
 }
 
 func hasFlag(args []string, name string) bool {
