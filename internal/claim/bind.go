@@ -2,6 +2,7 @@ package claim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -13,26 +14,30 @@ import (
 	"berth.io/berth/internal/trace"
 )
 
-// bind makes volume and claim point at each other, in four writes in this order: the volume's spec, the volume's
-// status, the claim's spec, the claim's status. The caller holds the volume.
+// bind makes volume and claim point at each other, in four writes: first the volume's spec; then beside each other the
+// volume's status, and the claim's spec and after it the claim's status. The caller holds the volume.
 //
 // Each write is left out when what it would say is already so. A volume that a provisioner has made carries its
-// claimRef, so three remain. A crash between any two leaves a state from which the same call goes on: up to write 3
-// the claim still finds the volume by its claimRef, after it by its name.
+// claimRef, so three remain. A crash between any two leaves a state from which the same call goes on: up to the claim's
+// spec the claim still finds the volume by its claimRef, after it by its name.
 func (c *Controller) bind(ctx context.Context, pv *v1.PersistentVolume, claim *v1.PersistentVolumeClaim) error {
 	began := time.Now()
 	pv, err := c.bindVolume(ctx, pv, claim)
 	if err != nil {
 		return err
 	}
-	if pv, err = c.bindVolumeStatus(ctx, pv); err != nil {
-		return err
+	// Nobody waits for the volume's phase on the way to a mounted pod, and all wait for the claim: its two writes do not
+	// wait for the phase either.
+	marked := make(chan error, 1)
+	go func() {
+		_, err := c.bindVolumeStatus(ctx, pv)
+		marked <- err
+	}()
+	var wrote bool
+	if claim, err = c.bindClaim(ctx, claim, pv); err == nil {
+		wrote, err = c.bindClaimStatus(ctx, claim, pv)
 	}
-	if claim, err = c.bindClaim(ctx, claim, pv); err != nil {
-		return err
-	}
-	wrote, err := c.bindClaimStatus(ctx, claim, pv)
-	if err != nil || !wrote {
+	if err = errors.Join(err, <-marked); err != nil || !wrote {
 		return err
 	}
 	c.stats.finish("provision", keyOf(claim))

@@ -40,8 +40,12 @@ func (c *Controller) protectVolume(ctx context.Context, name string) error {
 		if pv.Status.Phase == v1.VolumeBound {
 			return nil
 		}
-		// A volume that is being bound right now is Available in the cache: the version guards against letting it go.
-		p := dropFinalizer(pv, volumeProtection).guarded(pv)
+		p := dropFinalizer(pv, volumeProtection)
+		if pv.Status.Phase != v1.VolumeReleased && pv.Status.Phase != v1.VolumeFailed {
+			// It may be about to be bound, and is still Available in the cache: the version guards against letting it go.
+			// A volume past its claim is never bound again, and its other finalizers go in this very moment.
+			p = p.guarded(pv)
+		}
 		err := boundary.Do("claim/unprotect-volume", func() error {
 			_, err := c.opts.Client.CoreV1().PersistentVolumes().Patch(ctx, name, types.StrategicMergePatchType, p.json(), metav1.PatchOptions{})
 			return err
