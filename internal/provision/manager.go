@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	attctl "github.com/kubernetes-csi/external-attacher/v4/pkg/controller"
 	snapclient "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
 	snapfactory "github.com/kubernetes-csi/external-snapshotter/client/v8/informers/externalversions"
 	"github.com/prometheus/client_golang/prometheus"
@@ -274,12 +275,28 @@ func (m *Manager) Status() []DriverStatus {
 // Holders lists the RPCs that run now, the oldest first.
 func (m *Manager) Holders() []Holder { return m.holders.list() }
 
-// Publishes says whether a driver's attachments go through ControllerPublishVolume here. Whoever creates a
-// VolumeAttachment for such a driver may put the attacher's finalizer and node id on it at once, which saves a write.
-func (m *Manager) Publishes(driver string) bool {
+// NewAttachment is what the attacher would write on a new VolumeAttachment before its first ControllerPublishVolume: its
+// finalizer and the driver's id of the node. Whoever creates the object with them saves that write. Nothing, when the
+// driver is not served here, does not publish, or the node's id is not known yet.
+func (m *Manager) NewAttachment(driver, node string) (finalizers []string, annotations map[string]string) {
 	r := m.role(driver)
-	return r != nil && r.ready() && r.publishes
+	if r == nil || !r.ready() || !r.publishes {
+		return nil, nil
+	}
+	n, err := m.csiNodes.Get(node)
+	if err != nil {
+		return nil, nil
+	}
+	for _, d := range n.Spec.Drivers {
+		if d.Name == driver {
+			return []string{attctl.GetFinalizerName(driver)}, map[string]string{annNodeID: d.NodeID}
+		}
+	}
+	return nil, nil
 }
+
+// annNodeID is external-attacher's.
+const annNodeID = "csi.alpha.kubernetes.io/node-id"
 
 func (m *Manager) role(driver string) *role {
 	m.mu.Lock()

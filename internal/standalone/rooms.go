@@ -118,7 +118,8 @@ func (r *rooms) makeDriver() (err error) {
 // makePlugins makes the registry that attach and mount share.
 func (r *rooms) makePlugins() error {
 	in := r.in
-	c, err := csi.New(csi.Options{Client: in.client, Informers: r.informers, Drivers: r.drivers, DataDir: string(in.dir), Node: in.NodeName, Log: in.log})
+	c, err := csi.New(csi.Options{Client: in.client, Informers: r.informers, Drivers: r.drivers, DataDir: string(in.dir), Node: in.NodeName, Log: in.log,
+		NewAttachment: func(driver, node string) ([]string, map[string]string) { return r.provision.NewAttachment(driver, node) }})
 	if err != nil {
 		return err
 	}
@@ -195,7 +196,9 @@ func (r *rooms) onDriver(name, endpoint string, up bool) {
 		r.provision.RemoveDriver(name)
 		return
 	}
-	if err := r.provision.AddDriver(context.Background(), provision.Driver{Name: name, Endpoint: endpoint}); err != nil {
+	// Our own driver's volumes bear the names that they were asked for by: that spares its claims the intent's two writes.
+	d := provision.Driver{Name: name, Endpoint: endpoint, NameIsID: name == blockDriver}
+	if err := r.provision.AddDriver(context.Background(), d); err != nil {
 		r.in.log.Error("driver without provision roles", "driver", name, "error", err)
 	}
 }

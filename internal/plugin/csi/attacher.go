@@ -65,10 +65,14 @@ func (p *Plugin) Attach(ctx context.Context, v *plugin.Volume, node types.NodeNa
 
 func (p *Plugin) createAttachment(ctx context.Context, name, driver, pv string, node types.NodeName) (*storagev1.VolumeAttachment, error) {
 	var va *storagev1.VolumeAttachment
+	meta := metav1.ObjectMeta{Name: name}
+	if p.marks != nil {
+		meta.Finalizers, meta.Annotations = p.marks(driver, string(node))
+	}
 	err := boundary.Do("csi/create-volume-attachment", func() error {
 		var err error
 		va, err = p.client.StorageV1().VolumeAttachments().Create(ctx, &storagev1.VolumeAttachment{
-			ObjectMeta: metav1.ObjectMeta{Name: name},
+			ObjectMeta: meta,
 			Spec: storagev1.VolumeAttachmentSpec{
 				NodeName: string(node),
 				Attacher: driver,

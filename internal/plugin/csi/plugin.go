@@ -35,6 +35,9 @@ type Options struct {
 	DataDir string
 	Node    string
 	Log     *slog.Logger
+	// NewAttachment is what the driver's attacher would first of all write on a new VolumeAttachment; created with it, the
+	// object saves that write. It may be nil, and answer nothing.
+	NewAttachment func(driver, node string) (finalizers []string, annotations map[string]string)
 }
 
 // Plugin is the plugin "kubernetes.io/csi".
@@ -44,6 +47,7 @@ type Plugin struct {
 	paths   paths
 	node    string
 	log     *slog.Logger
+	marks   func(driver, node string) ([]string, map[string]string)
 
 	// nil when offline
 	csiDrivers  storagelisters.CSIDriverLister
@@ -82,6 +86,7 @@ func New(o Options) (*Plugin, error) {
 		paths:    paths{root: o.DataDir},
 		node:     o.Node,
 		log:      o.Log,
+		marks:    o.NewAttachment,
 		contexts: map[string]publishContext{},
 	}
 	if o.Informers != nil {
