@@ -105,6 +105,9 @@ func (s *subject) make(ctx context.Context, name, size string) error {
 // journeys measures claim and pod accepted → pod Ready (all volumes mounted), and pod and claim deleted → volume gone,
 // one at a time.
 func (s *subject) journeys(ctx context.Context, runs int, size string, t *table) error {
+	if runs == 0 {
+		return nil
+	}
 	var up, down []time.Duration
 	for i := range runs {
 		if i%50 == 0 {
@@ -184,6 +187,9 @@ func waitPod(ctx context.Context, w watch.Interface, done func(*corev1.Pod) bool
 
 // atOnce creates n claims and pods as fast as the API takes them and measures until the last pod is Ready.
 func (s *subject) atOnce(ctx context.Context, n int, size string, t *table) error {
+	if n == 0 {
+		return nil
+	}
 	fmt.Fprintf(os.Stderr, "%s: %d at once\n", s.name, n)
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -238,6 +244,9 @@ func (s *subject) atOnce(ctx context.Context, n int, size string, t *table) erro
 
 // secondStart stops and starts the instance and measures from exec to ready.
 func (s *subject) secondStart(ctx context.Context, n int, t *table) error {
+	if n == 0 {
+		return nil
+	}
 	var took []time.Duration
 	for range n {
 		if err := s.in.Stop(); err != nil {
