@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestOpenRefusesWhatItCannotUse(t *testing.T) {
@@ -70,6 +71,14 @@ func TestNodeNameIsChosenOnce(t *testing.T) {
 	}
 	if _, err := DataDir(shortDir(t)).node("Not_DNS"); err == nil {
 		t.Error("a name that the API refuses was accepted")
+	}
+}
+
+func TestAClockThatCannotBeRightIsRefused(t *testing.T) {
+	for year, ok := range map[int]bool{1970: false, 2019: false, 2020: true, 2026: true, 2119: true, 2120: false} {
+		if err := checkClock(time.Date(year, 6, 1, 0, 0, 0, 0, time.UTC)); (err == nil) != ok {
+			t.Errorf("year %d: %v", year, err)
+		}
 	}
 }
 

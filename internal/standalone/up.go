@@ -80,10 +80,22 @@ func (o *Options) validate() error {
 	return nil
 }
 
+// The years in which the instance's certificates are valid (cmd/berth-apiserver).
+const firstYear, lastYear = 2020, 2119
+
+// checkClock refuses a clock that cannot be right, such as that of a machine whose battery died: TLS would fail with
+// words about certificates. Smaller jumps do no harm: nothing here compares times of two starts.
+func checkClock(now time.Time) error {
+	if y := now.Year(); y < firstYear || y > lastYear {
+		return fmt.Errorf("the clock says %s, which cannot be: set it, then start again; nothing was changed", now.Format(time.DateOnly))
+	}
+	return nil
+}
+
 // Up runs an instance until ctx ends or `berth down` asks for its end.
 func Up(ctx context.Context, o Options) error {
 	began := time.Now()
-	if err := o.validate(); err != nil {
+	if err := errors.Join(o.validate(), checkClock(began)); err != nil {
 		return err
 	}
 	dir, release, err := Open(o.DataDir)

@@ -107,7 +107,7 @@ func TestRefusedStarts(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("a: b: c"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	api := strings.TrimPrefix(strings.TrimSpace(s0(t, "config", "view", "-o", "jsonpath={.clusters[0].cluster.server}")), "https://")
+	api := strings.TrimPrefix(strings.TrimSpace(kubectlShared(t, "config", "view", "-o", "jsonpath={.clusters[0].cluster.server}")), "https://")
 	for _, c := range []struct {
 		name string
 		args []string
@@ -141,7 +141,23 @@ func TestRefusedStarts(t *testing.T) {
 	}
 }
 
-func s0(t *testing.T, args ...string) string {
+// A machine or container without loop devices: said in one line, with what to do.
+func TestNoLoopDevices(t *testing.T) {
+	dir, err := os.MkdirTemp("", "berth-nl-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	// Only the new mount namespace has no loop devices.
+	script := fmt.Sprintf("mount --bind /dev/null /dev/loop-control && exec %s/berth up --data-dir %s", shared.Bin, dir)
+	out, err := exec.Command("unshare", "-m", "--propagation", "private", "sh", "-c", script).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "no loop devices here (load") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// kubectlShared asks the shared instance, outside any story.
+func kubectlShared(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := shared.Kubectl(t.Context(), args...)
 	if err != nil {

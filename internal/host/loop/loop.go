@@ -20,7 +20,7 @@ import (
 )
 
 // ErrNoDevices says that the kernel (or the container) offers no loop devices at all.
-var ErrNoDevices = errors.New("no loop devices here")
+var ErrNoDevices = errors.New("no loop devices here (load the kernel's loop module, or let the container have /dev/loop-control)")
 
 const controlPath = "/dev/loop-control"
 
