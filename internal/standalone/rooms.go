@@ -119,7 +119,9 @@ func (r *rooms) makeDriver() (err error) {
 func (r *rooms) makePlugins() error {
 	in := r.in
 	c, err := csi.New(csi.Options{Client: in.client, Informers: r.informers, Drivers: r.drivers, DataDir: string(in.dir), Node: in.NodeName, Log: in.log,
-		NewAttachment: func(driver, node string) ([]string, map[string]string) { return r.provision.NewAttachment(driver, node) }})
+		NewAttachment: func(driver, node string) ([]string, map[string]string) {
+			return r.provision.NewAttachment(driver, node)
+		}})
 	if err != nil {
 		return err
 	}
