@@ -208,7 +208,8 @@ func (r *rooms) onDriver(name, endpoint string, up bool) {
 // start runs everything in work until ctx ends. What the others call ends after them: the drivers (a registration whose
 // socket goes would be taken for a driver's end), then events, informers and the journal.
 func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
-	r.events.StartRecordingToSink(&typedcore.EventSinkImpl{Interface: r.in.client.CoreV1().Events("")})
+	events := newEventBatches(&typedcore.EventSinkImpl{Interface: r.in.client.CoreV1().Events("")}, r.in.log)
+	r.events.StartRecordingToSink(events)
 	lower, stop := context.WithCancel(context.WithoutCancel(ctx))
 	r.informers.Start(lower.Done())
 	var callers, drivers sync.WaitGroup
@@ -250,6 +251,7 @@ func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
 		stop()
 		drivers.Wait()
 		r.events.Shutdown()
+		events.close(time.Second)
 		r.informers.Shutdown()
 		return r.journal.Close()
 	})
