@@ -3,6 +3,7 @@ package schedule
 import (
 	"context"
 	"encoding/json"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -82,9 +83,17 @@ func (s *Scheduler) writeVolume(p *pendingPod, pv *v1.PersistentVolume) {
 
 // writeClaim sets the claim's selected node, which has it provisioned. The UID is the only condition: the annotation
 // is right whatever else has changed in the claim meanwhile, and a conflict here would cost the journey a round trip.
+//
+// The provisioner's name goes along. It is what the claim room writes next on such a claim, for the class that was
+// looked at here, and a write of its own would stand between the choice of the node and the provisioner.
 func (s *Scheduler) writeClaim(p *pendingPod, claim *v1.PersistentVolumeClaim) {
 	attempt, owner, node := p.attempt, p.pod.UID, p.decision.node
-	body := patch{Metadata: patchMetadata{UID: claim.UID, Annotations: map[string]string{storagehelpers.AnnSelectedNode: node}}}
+	annotations := map[string]string{storagehelpers.AnnSelectedNode: node}
+	if class := s.cluster.classes[storagehelpers.GetPersistentVolumeClaimClass(claim)]; class != nil && external(class.Provisioner) {
+		annotations[storagehelpers.AnnStorageProvisioner] = class.Provisioner
+		annotations[storagehelpers.AnnBetaStorageProvisioner] = class.Provisioner
+	}
+	body := patch{Metadata: patchMetadata{UID: claim.UID, Annotations: annotations}}
 	var answer *v1.PersistentVolumeClaim
 	s.write(func(ctx context.Context) error {
 		return boundary.Do("schedule/select-node", func() (err error) {
@@ -102,6 +111,10 @@ func (s *Scheduler) writeClaim(p *pendingPod, claim *v1.PersistentVolumeClaim) {
 		s.wrote(p, attempt, err)
 	})
 }
+
+// external says that a provisioner is a driver of its own, and not a plugin of the claim room or one that has been
+// migrated: whose name that is to be, the claim room finds out.
+func external(provisioner string) bool { return !strings.HasPrefix(provisioner, "kubernetes.io/") }
 
 // bind binds the pod to its node.
 func (s *Scheduler) bind(p *pendingPod) {
