@@ -29,9 +29,10 @@ import (
 // claim stays until the question is answered: the library asks CreateVolume again (idempotent by the volume's name),
 // stores the PersistentVolume, and the ordinary reclaim deletes both.
 //
-// The finalizer costs one write before CreateVolume and one off the hot path. A driver that lists its volumes by the
-// name they were asked for (Driver.NameIsID: our own) needs neither: its leftovers are found by
-// comparing, see orphans.go.
+// The finalizer costs one write before CreateVolume and one off the hot path, also for a driver whose volumes could be
+// found by their names: a volume of which neither claim nor PersistentVolume tells may be one that somebody keeps (policy
+// Retain, and its PersistentVolume deleted; an API restored from a backup). `berth orphans` names it; nobody deletes it
+// unasked.
 const Finalizer = "storage.berth.io/provisioning"
 
 // releaseDelay keeps the finalizer's removal out of the rush in which the claim's pod is mounted.
@@ -106,9 +107,6 @@ func (n *intents) claimGone(c *v1.PersistentVolumeClaim) {
 	}
 	delete(n.warned, c.UID)
 	n.mu.Unlock()
-	if d := provisionerOf(c); d != "" && c.Spec.VolumeName == "" {
-		n.m.sweep(d)
-	}
 }
 
 // volumeSeen: the PersistentVolume tells of the volume from now on.
@@ -133,7 +131,7 @@ func (n *intents) begin(ctx context.Context, r *role, c *v1.PersistentVolumeClai
 		a = &attempt{key: cache.MetaObjectToName(c).String(), driver: r.driver.Name}
 		n.attempts[c.UID] = a
 	}
-	known := a.intent || r.listsByName || slices.Contains(c.Finalizers, Finalizer)
+	known := a.intent || slices.Contains(c.Finalizers, Finalizer)
 	before := a.outcome
 	a.outcome = running
 	n.mu.Unlock()

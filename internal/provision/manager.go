@@ -79,12 +79,6 @@ type Manager struct {
 	attachIndex cache.Indexer
 	synced      []cache.InformerSynced
 
-	// sweeps is the queue of drivers to compare with the API.
-	sweeps interface {
-		Add(string)
-	}
-	sweepRun func(context.Context)
-
 	ctx context.Context // Run's; set before running
 	wg  sync.WaitGroup
 
@@ -135,7 +129,6 @@ func New(o Options) (*Manager, error) {
 		return nil, err
 	}
 	m.intents = newIntents(m)
-	m.newSweeps()
 	onClaim, onVolume := m.intents.handlers()
 	if _, err := core.PersistentVolumeClaims().Informer().AddEventHandler(onClaim); err != nil {
 		return nil, err
@@ -180,7 +173,6 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.waiting = nil
 	m.mu.Unlock()
 	m.wg.Go(func() { m.intents.run(ctx, 4) })
-	m.wg.Go(func() { m.sweepRun(ctx) })
 	<-ctx.Done()
 	m.mu.Lock()
 	m.running = false

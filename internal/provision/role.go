@@ -24,10 +24,6 @@ func init() { _ = utilfeature.DefaultMutableFeatureGate.Set("ReleaseLeaderElecti
 type Driver struct {
 	Name     string
 	Endpoint string // path of its unix socket
-
-	// NameIsID promises that the driver's volume ids are the names given to CreateVolume. With LIST_VOLUMES, the
-	// leftovers of a crash can then be found by comparing, and no finalizer needs to be written on claims.
-	NameIsID bool
 }
 
 // role is everything that is done for one driver, from its registration to its going.
@@ -42,7 +38,7 @@ type role struct {
 	pluginCaps     rpc.PluginCapabilitySet
 	controllerCaps rpc.ControllerCapabilitySet
 	publishes, publishesReadOnly,
-	singleNodeMultiWriter, listsByName bool
+	singleNodeMultiWriter bool
 
 	capacity *capacities // nil without GET_CAPACITY
 	began    reasons
@@ -146,9 +142,6 @@ func (r *role) start(ctx context.Context, wg *sync.WaitGroup) (err error) {
 	r.capacity.run(ctx, wg)
 	if provision != nil {
 		wg.Go(func() { provision.Run(ctx) })
-		if r.listsByName {
-			r.m.sweep(r.driver.Name)
-		}
 		r.m.intents.wake()
 	}
 	r.mu.Lock()
@@ -180,7 +173,6 @@ func (r *role) ask(ctx context.Context) error {
 	r.publishes = r.controllerCaps[csi.ControllerServiceCapability_RPC_PUBLISH_UNPUBLISH_VOLUME]
 	r.publishesReadOnly = r.controllerCaps[csi.ControllerServiceCapability_RPC_PUBLISH_READONLY]
 	r.singleNodeMultiWriter = r.controllerCaps[csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER]
-	r.listsByName = r.driver.NameIsID && r.controllerCaps[csi.ControllerServiceCapability_RPC_LIST_VOLUMES]
 	r.mu.Lock()
 	r.status.Controller = r.pluginCaps[csi.PluginCapability_Service_CONTROLLER_SERVICE]
 	r.mu.Unlock()

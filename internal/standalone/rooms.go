@@ -198,8 +198,7 @@ func (r *rooms) onDriver(name, endpoint string, up bool) {
 		r.provision.RemoveDriver(name)
 		return
 	}
-	// Our own driver's volumes bear the names that they were asked for by: that spares its claims the intent's two writes.
-	d := provision.Driver{Name: name, Endpoint: endpoint, NameIsID: name == blockDriver}
+	d := provision.Driver{Name: name, Endpoint: endpoint}
 	if err := r.provision.AddDriver(context.Background(), d); err != nil {
 		r.in.log.Error("driver without provision roles", "driver", name, "error", err)
 	}
