@@ -15,6 +15,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -167,7 +168,12 @@ func (e *entry) open(id File) (*os.File, bool) {
 // ErrHeld says that something has the device open or mounted; the kernel will detach it at the last close.
 var ErrHeld = errors.New("the device is still open")
 
-// Detach lets id's device go, without waiting for others: ErrHeld when something still has it. Not attached is success.
+// probeGrace is how long Detach waits for a device that something else has open. Whoever probes block devices (udev,
+// blkid, another instance that surveys its loop devices) has each open for a moment, and the kernel detaches at that
+// close; no event tells of it.
+const probeGrace = 500 * time.Millisecond
+
+// Detach lets id's device go: ErrHeld when something still has it after probeGrace. Not attached is success.
 func (t *Table) Detach(id File) error {
 	e := t.lock(id)
 	defer t.unlock(id, e)
@@ -180,11 +186,17 @@ func (t *Table) Detach(id File) error {
 	if err != nil {
 		return err
 	}
-	if dev, held := e.open(id); held {
-		defer dev.Close()
-		return fmt.Errorf("detach %s: %w", dev.Name(), ErrHeld)
+	for pause := time.Millisecond; ; pause *= 2 {
+		dev, held := e.open(id)
+		if !held {
+			return nil
+		}
+		dev.Close() // when it is the last one, the kernel detaches now
+		if pause > probeGrace/2 {
+			return fmt.Errorf("detach %s: %w", dev.Name(), ErrHeld)
+		}
+		time.Sleep(pause)
 	}
-	return nil
 }
 
 // Detach lets the numbered device go.
