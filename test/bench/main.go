@@ -43,11 +43,9 @@ func run(ctx context.Context, p plan) error {
 		return err
 	}
 	var t table
-	if err := measure(ctx, p, &t); err != nil {
-		return err
-	}
-	t.print(os.Stdout)
-	return nil
+	err := measure(ctx, p, &t)
+	t.print(os.Stdout) // also what was measured before an error
+	return err
 }
 
 // measure runs one instance with our controllers through everything, then one with upstream's through the same work.
