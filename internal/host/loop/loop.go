@@ -170,8 +170,8 @@ var ErrHeld = errors.New("the device is still open")
 
 // probeGrace is how long Detach waits for a device that something else has open. Whoever probes block devices (udev,
 // blkid, another instance that surveys its loop devices) has each open for a moment, and the kernel detaches at that
-// close; no event tells of it.
-const probeGrace = 500 * time.Millisecond
+// close; no event tells of it. A mkfs that was killed with its parent can take longer on a busy disk.
+const probeGrace = 2 * time.Second
 
 // Detach lets id's device go: ErrHeld when something still has it after probeGrace. Not attached is success.
 func (t *Table) Detach(id File) error {
