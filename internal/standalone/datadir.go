@@ -48,6 +48,9 @@ func Open(dir string) (d DataDir, release func(), err error) {
 	if d, err = Resolve(dir); err != nil {
 		return "", nil, err
 	}
+	if err := d.mustBeOurs(); err != nil {
+		return "", nil, err
+	}
 	for _, sub := range []string{"", "run", "log", "journal", "pools", "plugins", "plugins_registry", "pods"} {
 		mode := fs.FileMode(0o700)
 		if sub == "pods" || sub == "" || sub == "plugins" || sub == "pools" {
@@ -84,6 +87,22 @@ func Resolve(dir string) (DataDir, error) {
 		abs = real
 	}
 	return DataDir(abs), nil
+}
+
+// mustBeOurs refuses the directory of a kubelet, which has the same layout: its pods are unknown to our API, so their volumes
+// would be unmounted and their directories removed. Our own has a version from before the first pod.
+func (d DataDir) mustBeOurs() error {
+	if _, err := os.Stat(d.join("version")); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	pods, err := os.ReadDir(d.join("pods"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if len(pods) > 0 {
+		return fmt.Errorf("%s was not made by berth and has pods in it (a kubelet's directory?); choose another data directory; nothing was changed", d)
+	}
+	return nil
 }
 
 // lock holds the directory. The lock goes with the process, so a kill -9 leaves nothing to clean.

@@ -39,6 +39,22 @@ func TestOpenRefusesWhatItCannotUse(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+	t.Run("a kubelet's", func(t *testing.T) {
+		d := shortDir(t)
+		volume := filepath.Join(d, "pods", "4c2b", "volumes", "kubernetes.io~empty-dir", "data")
+		if err := os.MkdirAll(volume, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := Open(d); err == nil || !strings.Contains(err.Error(), "not made by berth") {
+			t.Errorf("up: %v", err)
+		}
+		if err := DataDir(d).mustBeOurs(); err == nil {
+			t.Error("down would unmount what a kubelet has mounted")
+		}
+		if entries, _ := os.ReadDir(d); len(entries) != 1 {
+			t.Errorf("something was made in it: %v", entries)
+		}
+	})
 	t.Run("in use", func(t *testing.T) {
 		d := shortDir(t)
 		_, release, err := Open(d)

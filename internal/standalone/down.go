@@ -42,6 +42,9 @@ func Down(ctx context.Context, dir string, out io.Writer) error {
 	if os.Geteuid() != 0 {
 		return errors.New("berth down needs root: it unmounts and detaches")
 	}
+	if err := d.mustBeOurs(); err != nil {
+		return err
+	}
 	err = control.NewClient(d.Control()).Post(ctx, PathDown, nil)
 	running := !errors.Is(err, control.ErrNotRunning)
 	if err != nil && running {
