@@ -185,6 +185,30 @@ func waitPod(ctx context.Context, w watch.Interface, done func(*corev1.Pod) bool
 	return fmt.Errorf("the watch ended: %w", ctx.Err())
 }
 
+// waitReady returns when n pods are Ready. A watch that ends is followed by another, which begins with what is there.
+func (s *subject) waitReady(ctx context.Context, n int) error {
+	ready := map[string]bool{}
+	for {
+		pods, err := s.client.CoreV1().Pods("default").Watch(ctx, metav1.ListOptions{})
+		if err != nil {
+			return fmt.Errorf("%d of %d Ready: %w", len(ready), n, err)
+		}
+		_ = waitPod(ctx, pods, func(p *corev1.Pod) bool {
+			if isReady(p) {
+				ready[p.Name] = true
+			}
+			return len(ready) == n
+		})
+		pods.Stop()
+		if len(ready) == n {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%d of %d Ready: %w", len(ready), n, ctx.Err())
+		}
+	}
+}
+
 // atOnce creates n claims and pods as fast as the API takes them and measures until the last pod is Ready.
 func (s *subject) atOnce(ctx context.Context, n int, size string, t *table) error {
 	if n == 0 {
@@ -193,11 +217,9 @@ func (s *subject) atOnce(ctx context.Context, n int, size string, t *table) erro
 	fmt.Fprintf(os.Stderr, "%s: %d at once\n", s.name, n)
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	pods, err := s.client.CoreV1().Pods("default").Watch(ctx, metav1.ListOptions{})
-	if err != nil {
-		return err
-	}
-	defer pods.Stop()
+	// Read from the start: the API server ends the watch of one who does not keep up.
+	mounted := make(chan error, 1)
+	go func() { mounted <- s.waitReady(ctx, n) }()
 	began := time.Now()
 	failed := make(chan error, n)
 	for i := range n {
@@ -208,14 +230,8 @@ func (s *subject) atOnce(ctx context.Context, n int, size string, t *table) erro
 			return err
 		}
 	}
-	ready := map[string]bool{}
-	if err := waitPod(ctx, pods, func(p *corev1.Pod) bool {
-		if isReady(p) {
-			ready[p.Name] = true
-		}
-		return len(ready) == n
-	}); err != nil {
-		return fmt.Errorf("%d of %d Ready: %w", len(ready), n, err)
+	if err := <-mounted; err != nil {
+		return err
 	}
 	took := time.Since(began)
 	t.row(s.name, fmt.Sprintf("%d claims + pods (%s) at once → all mounted", n, size), fmt.Sprintf("%.1f s, %.1f per second", took.Seconds(), float64(n)/took.Seconds()))
