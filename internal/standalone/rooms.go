@@ -62,6 +62,7 @@ type rooms struct {
 
 	registered sync.Once
 	usable     chan struct{} // closed when the block driver has registered
+	published  *published
 }
 
 // newRooms makes every room on one set of informers. Nothing runs and nothing is written here.
@@ -73,7 +74,7 @@ func (in *instance) newRooms() (r *rooms, err error) {
 	}
 	r.events = record.NewBroadcaster()
 	r.informers = informers.NewSharedInformerFactoryWithOptions(in.client, 0, informers.WithTransform(withoutManagedFields))
-	for _, make := range []func() error{r.makeDriver, r.makePlugins, r.makeControllers, r.makeProvision, r.makeNode} {
+	for _, make := range []func() error{r.makeDriver, r.makePlugins, r.makeControllers, r.makeProvision, r.makeNode, r.watchPublished} {
 		if err := make(); err != nil {
 			return nil, errors.Join(err, r.journal.Close())
 		}
@@ -259,12 +260,14 @@ func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
 // readyWithin bounds the wait for the rooms; they take some 100 ms.
 const readyWithin = time.Minute
 
-// waitReady returns when the driver has registered: by then the informers are synced and the node is there.
+// waitReady returns when the driver has registered (by then the informers are synced and the node is there) and its
+// capacity is published.
 func (r *rooms) waitReady(ctx context.Context) error {
 	t := time.NewTimer(readyWithin)
 	defer t.Stop()
 	select {
 	case <-r.usable:
+		r.published.wait(ctx, blockDriver)
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
