@@ -20,7 +20,7 @@ import (
 )
 
 // EnvKillAt names the boundary to die at: "<room>/<effect>:before" or ":after", optionally followed by "#N" for the
-// N-th crossing (1 is the first, and the default).
+// N-th crossing (1 is the first, and the default). Several with commas between them: at the one that is crossed first.
 const EnvKillAt = "BERTH_KILL_AT"
 
 // EnvRecord names a file to which the name of each boundary is appended when it is crossed for the first time. It tells
@@ -28,29 +28,26 @@ const EnvKillAt = "BERTH_KILL_AT"
 const EnvRecord = "BERTH_KILL_RECORD"
 
 var (
-	armed     bool   // false in production
-	killAt    string // "<name>:<side>"
-	remaining atomic.Int64
-	record    string   // the file of EnvRecord
-	recorded  sync.Map // name → true
+	armed    bool                     // false in production
+	killAt   map[string]*atomic.Int64 // "<name>:<side>" → crossings left
+	record   string                   // the file of EnvRecord
+	recorded sync.Map                 // name → true
 )
 
 func init() {
 	record = os.Getenv(EnvRecord)
 	armed = record != "" || os.Getenv(EnvKillAt) != ""
-	at := os.Getenv(EnvKillAt)
-	if at == "" {
-		return
-	}
-	name, count, found := strings.Cut(at, "#")
-	n := int64(1)
-	if found {
+	killAt = map[string]*atomic.Int64{}
+	for at := range strings.SplitSeq(os.Getenv(EnvKillAt), ",") {
+		name, count, _ := strings.Cut(at, "#")
+		n := int64(1)
 		if v, err := strconv.ParseInt(count, 10, 64); err == nil && v > 0 {
 			n = v
 		}
+		left := new(atomic.Int64)
+		left.Store(n)
+		killAt[name] = left
 	}
-	killAt = name
-	remaining.Store(n)
 }
 
 // Do runs effect as the boundary called name, which must be a string literal "<room>/<effect>".
@@ -65,9 +62,10 @@ func Do(name string, effect func() error) error {
 	return err
 }
 
-// cross kills the process when point is the one asked for: no deferred call runs, no buffer is flushed.
+// cross kills the process when point is one asked for: no deferred call runs, no buffer is flushed.
 func cross(point string) {
-	if point != killAt || remaining.Add(-1) != 0 {
+	left, asked := killAt[point]
+	if !asked || left.Add(-1) != 0 {
 		return
 	}
 	fmt.Fprintf(os.Stderr, "boundary: killed at %s\n", point)

@@ -28,8 +28,8 @@ type Instance struct {
 	Dir string // data directory
 	// Args are given to `berth up` beside --data-dir.
 	Args []string
-	// Env is added to the environment of `berth up`.
-	Env []string
+	// Env is added to the environment of `berth up`, CommandEnv to that of the other commands.
+	Env, CommandEnv []string
 
 	mu    sync.Mutex
 	cmd   *exec.Cmd
@@ -162,6 +162,7 @@ func (in *Instance) Berth(ctx context.Context, args ...string) (string, error) {
 func (in *Instance) BerthInput(ctx context.Context, stdin string, args ...string) (string, error) {
 	c := exec.CommandContext(ctx, filepath.Join(in.Bin, "berth"), append([]string{"--data-dir", in.Dir}, args...)...)
 	var out, errOut bytes.Buffer
+	c.Env = append(os.Environ(), in.CommandEnv...)
 	c.Stdin, c.Stdout, c.Stderr = strings.NewReader(stdin), &out, &errOut
 	if err := c.Run(); err != nil {
 		return out.String(), fmt.Errorf("berth %s: %w: %s%s", strings.Join(args, " "), err, out.String(), errOut.String())

@@ -1,0 +1,197 @@
+package kill
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"berth.io/berth/test/instance"
+)
+
+// life is one way to live: what was before, how berth up is started, and the steps.
+type life struct {
+	name string
+	// args are given to berth up.
+	args func(s *script) []string
+	// past happens before, and nothing is killed in it but what it kills itself.
+	past func(s *script) error
+	// first is a kill point to die at before the one in question: what only a crash leaves is met by the next start.
+	first string
+	steps func(s *script) []step
+}
+
+// lives in the order in which a boundary is looked for: the first that crosses it (see home) is the one to kill.
+var lives = []life{
+	{name: "whole", steps: (*script).wholeLife},
+	{name: "odd", steps: (*script).oddLife},
+	{name: "offline", steps: (*script).offlineLife},
+	{name: "reboot", past: (*script).reboot, steps: (*script).wholeLife},
+	{name: "staged note", first: "backend-block/note-staged:after", steps: (*script).wholeLife},
+	{name: "half grown", first: "pool/extend-volume:before", steps: (*script).wholeLife},
+	{name: "half given back", first: "pool/inflate-ballast:after", steps: (*script).wholeLife},
+	{name: "copied pool", past: (*script).copyPool, steps: (*script).wholeLife},
+	{name: "long journal", past: (*script).fillJournal, steps: (*script).wholeLife},
+	{name: "device", args: (*script).poolDevice, steps: (*script).wholeLife},
+	{name: "half made device", args: (*script).poolDevice, first: "pool/make-device-filesystem:after", steps: (*script).wholeLife},
+}
+
+// home names the life of the boundaries that the whole life does not cross.
+var home = map[string]string{
+	"backend-block/drop-stale-staged":  "staged note",
+	"claim/claim-migrated-to":          "odd",
+	"claim/claim-phase":                "odd",
+	"claim/default-class":              "odd",
+	"claim/name-resizer":               "odd",
+	"claim/protect-attributes-class":   "odd",
+	"claim/protect-claim":              "odd",
+	"claim/protect-volume":             "odd",
+	"claim/unbind-volume":              "odd",
+	"claim/unprotect-attributes-class": "odd",
+	"claim/volume-finalizer":           "odd",
+	"mount/unmount":                    "offline",
+	"node/renew-lease":                 "offline",
+	"node/write-node":                  "odd",
+	"pool/claim-device":                "device",
+	"pool/fill-hole":                   "copied pool",
+	"pool/finish-extending-volume":     "half grown",
+	"pool/grow-device-filesystem":      "device",
+	"pool/make-device-filesystem":      "device",
+	"pool/punch-held":                  "half given back",
+	"pool/settle-device":               "half made device",
+	"pool/settle-new-device":           "device",
+	"pool/teardown-detach-volume":      "offline",
+	"schedule/report-unschedulable":    "odd",
+	"trace/remove-segment":             "long journal",
+}
+
+func lifeOf(boundary string) life {
+	for _, l := range lives {
+		if l.name == home[boundary] {
+			return l
+		}
+	}
+	return lives[0]
+}
+
+// offlineLife is killed from outside in the middle; `berth down` cleans up with no API and no driver.
+func (s *script) offlineLife() []step {
+	killed := false
+	return []step{
+		{"the manifests are applied", func() error { return s.apply(small, "32Mi") }},
+		{"the pod is Ready", s.podReady},
+		{"data is written and fsynced", s.write},
+		{"it is killed and taken down", func() error {
+			if !killed {
+				if err := s.in.Kill(); err != nil {
+					return err
+				}
+				killed, s.past = true, true
+			}
+			if err := s.down(); err != nil {
+				return err
+			}
+			return s.settled(func(w instance.World) error { return w.Empty() })
+		}},
+		{"the pod is Ready again", s.podReady},
+		{"the data is there", s.read},
+		{"claims and pod are deleted", s.deleteAll},
+		{"nothing is left", s.nothingLeft},
+	}
+}
+
+// reboot leaves what a machine that lost its power finds: files, and nothing in the kernel.
+func (s *script) reboot() error {
+	err := s.goThrough([]step{
+		{"(before) the manifests are applied", func() error { return s.apply(small, "32Mi") }},
+		{"(before) the pod is Ready", s.podReady},
+		{"(before) data is written and fsynced", s.write},
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.in.Kill(); err != nil {
+		return err
+	}
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(s.in.Dir))
+	if err != nil {
+		return err
+	}
+	for i := len(mounts) - 1; i >= 0; i-- { // the pool's own keeps until its volumes' devices are gone
+		_ = unix.Unmount(mounts[i].Mountpoint, unix.UMOUNT_NOFOLLOW)
+	}
+	return s.settled(func(w instance.World) error {
+		for _, l := range w.Loops {
+			_ = exec.Command("losetup", "--detach", "/dev/"+strings.Fields(l)[0]).Run()
+		}
+		for _, m := range w.Mounts {
+			_ = unix.Unmount(m, unix.UMOUNT_NOFOLLOW)
+		}
+		return w.Empty()
+	})
+}
+
+// settled waits until the world is right. The kernel lets a loop device go a moment after its last user, and whoever
+// lists loop devices on this machine is one for that moment.
+func (s *script) settled(right func(instance.World) error) error {
+	for tries := 0; ; tries++ {
+		w, err := s.in.World()
+		if err == nil {
+			err = right(w)
+		}
+		if err == nil || tries == 30 {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// once starts and stops an instance.
+func (s *script) once() error {
+	if err := s.alive(); err != nil {
+		return err
+	}
+	return s.down()
+}
+
+// copyPool leaves the pool's file as a copy leaves it that keeps only what is not zero.
+func (s *script) copyPool() error {
+	if err := s.once(); err != nil {
+		return err
+	}
+	image := filepath.Join(s.in.Dir, "pools", "default.img")
+	for _, args := range [][]string{{"cp", "--sparse=always", image, image + ".copy"}, {"mv", image + ".copy", image}} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%q: %w: %s", args, err, out)
+		}
+	}
+	return nil
+}
+
+// fillJournal leaves as many segments as there may be, the last of them full.
+func (s *script) fillJournal() error {
+	if err := s.once(); err != nil {
+		return err
+	}
+	dir := filepath.Join(s.in.Dir, "journal")
+	for i := range 9 {
+		f, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("journey-%08d.jsonl", i+1)), os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		// Sparse is enough: what is no entry is skipped.
+		if err := errors.Join(f.Truncate(8<<20), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// poolDevice gives the pool a device instead of a file.
+func (s *script) poolDevice() []string { return []string{"--pool-device", s.pool} }
