@@ -81,10 +81,14 @@ func (p *Pool) claimDevice(ctx context.Context, dev *os.File, size int64) error 
 			return boundary.Do("pool/settle-device", func() error { return writeClaim(dev, false) })
 		}
 		return nil
+	case errors.Is(err, xfs.ErrDamaged):
+		// Before the claim, which a volume's user can write where a pool keeps volumes: it speaks only for what mkfs leaves.
+		return fmt.Errorf("%s: %w: %w; nothing was changed", dev.Name(), ErrDamaged, err)
 	case claimed:
 		// A crash in the middle of mkfs, on a device that was blank before it.
-	case errors.Is(err, xfs.ErrDamaged):
-		return fmt.Errorf("%s: %w: %w; nothing was changed", dev.Name(), ErrDamaged, err)
+		if err := mustBeFree(dev.Name()); err != nil {
+			return err
+		}
 	default:
 		if err := mustBeBlank(ctx, dev, size); err != nil {
 			return err
@@ -126,12 +130,18 @@ func writeClaim(dev *os.File, stands bool) error {
 	return dev.Sync()
 }
 
-func mustBeBlank(ctx context.Context, dev *os.File, size int64) error {
-	// Exclusive: fails while anything has it mounted or mapped.
-	if x, err := os.OpenFile(dev.Name(), os.O_RDONLY|os.O_EXCL|unix.O_CLOEXEC, 0); err != nil {
+// mustBeFree: an exclusive open fails while anything has the device mounted or mapped, or makes a filesystem on it.
+func mustBeFree(device string) error {
+	x, err := os.OpenFile(device, os.O_RDONLY|os.O_EXCL|unix.O_CLOEXEC, 0)
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInUse, err)
-	} else {
-		x.Close()
+	}
+	return x.Close()
+}
+
+func mustBeBlank(ctx context.Context, dev *os.File, size int64) error {
+	if err := mustBeFree(dev.Name()); err != nil {
+		return err
 	}
 	found, err := filesystem.Recognise(dev, size)
 	if err == nil && found == "" {

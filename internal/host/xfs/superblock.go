@@ -56,6 +56,8 @@ func ReadSuperblock(r io.ReaderAt) (Superblock, error) {
 	s := Superblock{
 		Label:     string(bytes.TrimRight(buf[108:120], "\x00")),
 		DataBytes: int64(binary.BigEndian.Uint64(buf[8:])) * int64(binary.BigEndian.Uint32(buf[4:])),
+
+		Unfinished: buf[126] != 0, // sb_inprogress
 	}
 	copy(s.UUID[:], buf[32:48])
 	if s.DataBytes <= 0 {

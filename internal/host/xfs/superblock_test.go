@@ -30,6 +30,11 @@ func TestReadSuperblock(t *testing.T) {
 	if err != nil || s.Label != "berth-pool" || s.DataBytes != 4096000 || s.Unfinished {
 		t.Errorf("%+v, %v", s, err)
 	}
+	half := superblock()
+	half[126] = 1
+	if s, err := ReadSuperblock(bytes.NewReader(sealed(half))); err != nil || !s.Unfinished {
+		t.Errorf("a killed mkfs: %+v, %v", s, err)
+	}
 	broken := superblock()
 	broken[9] ^= 1
 	if _, err := ReadSuperblock(bytes.NewReader(broken)); !errors.Is(err, ErrDamaged) {
