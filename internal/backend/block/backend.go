@@ -127,11 +127,9 @@ func (b *Backend) Delete(ctx context.Context, id string) error {
 		return err
 	}
 	defer h.Release()
-	v, err := b.o.Pool.Get(id)
-	if errors.Is(err, pool.ErrNotFound) {
+	if _, err := b.o.Pool.Get(id); errors.Is(err, pool.ErrNotFound) {
 		return nil
-	}
-	if err != nil {
+	} else if err != nil {
 		return translate(err)
 	}
 	if nodes := b.attachedTo(id); len(nodes) > 0 {
@@ -141,7 +139,7 @@ func (b *Backend) Delete(ctx context.Context, id string) error {
 		return fmt.Errorf("%w: volume %s is mounted at %s", backend.ErrInUse, id, use)
 	}
 	h.Step("deleting it")
-	if err := b.detachLoop(v); err != nil {
+	if err := b.detachLoop(id); err != nil {
 		return err
 	}
 	if err := b.o.Pool.Delete(id); err != nil {

@@ -175,12 +175,11 @@ func (b *Backend) openLoop(id string) (*os.File, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	dev, ok := b.o.Loops.Open(file)
-	return dev, ok, nil
+	return b.o.Loops.Open(file)
 }
 
-func (b *Backend) detachLoop(v pool.Volume) error {
-	disk, err := os.Open(b.o.Pool.Disk(v.ID))
+func (b *Backend) detachLoop(id string) error {
+	disk, err := os.Open(b.o.Pool.Disk(id))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -194,7 +193,7 @@ func (b *Backend) detachLoop(v pool.Volume) error {
 	}
 	err = boundary.Do("backend-block/detach-loop", func() error { return b.o.Loops.Detach(file) })
 	if errors.Is(err, loop.ErrHeld) {
-		return fmt.Errorf("%w: volume %s: %w", backend.ErrInUse, v.ID, err)
+		return fmt.Errorf("%w: volume %s: %w", backend.ErrInUse, id, err)
 	}
 	return err
 }
@@ -222,8 +221,7 @@ func (b *Backend) Unstage(ctx context.Context, id, path string) error {
 			return err
 		}
 	}
-	v, err := b.get(id)
-	if errors.Is(err, backend.ErrNotFound) {
+	if _, err := b.get(id); errors.Is(err, backend.ErrNotFound) {
 		b.forget(id)
 		return nil
 	}
@@ -233,7 +231,7 @@ func (b *Backend) Unstage(ctx context.Context, id, path string) error {
 	h.Step("detaching its loop device")
 	// A filesystem's device went with the mount, unless another mount namespace still has it: then the kernel lets it
 	// go there, and Delete refuses until it has.
-	if err := b.detachLoop(v); err != nil && !errors.Is(err, backend.ErrInUse) {
+	if err := b.detachLoop(id); err != nil && !errors.Is(err, backend.ErrInUse) {
 		return err
 	}
 	link := filepath.Join(b.o.Pool.Directory(id), stagedLink)

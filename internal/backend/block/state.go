@@ -171,11 +171,13 @@ func (b *Backend) inUse(id string) string {
 		return ""
 	}
 	dev, attached, err := b.openLoop(id)
-	if err != nil || !attached {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !attached {
 		return ""
 	}
-	dev.Close()
-	return at
+	if err == nil {
+		dev.Close()
+	}
+	return at // when nobody can say, too
 }
 
 // real is path with the symbolic links of its parents followed, as far as they are there: the path by which the kernel lists a

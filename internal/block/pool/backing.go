@@ -113,12 +113,17 @@ func (p *Pool) backMore(n int64) error {
 // in between.
 func (p *Pool) growImage(from, to int64) error {
 	fd := int(p.image.Fd())
+	st, err := p.image.Stat()
+	if err != nil {
+		return err
+	}
 	// KEEP_SIZE: the file must not be longer than what is allocated, whenever the process dies.
-	err := boundary.Do("pool/allocate-growth", func() error {
+	err = boundary.Do("pool/allocate-growth", func() error {
 		return unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, from, to-from)
 	})
 	if err != nil {
-		undo := boundary.Do("pool/give-up-growth", func() error { return unix.Ftruncate(fd, from) })
+		// To the file's own size, never below: after a growth whose end reported an error, XFS may have more than the account knows.
+		undo := boundary.Do("pool/give-up-growth", func() error { return unix.Ftruncate(fd, st.Size()) })
 		return errors.Join(fmt.Errorf("grow the pool from %d to %d MiB: %w", from/mib, to/mib, noSpace(err)), undo)
 	}
 	err = boundary.Do("pool/extend-image", func() error {
@@ -140,7 +145,10 @@ func (p *Pool) showGrowth(to int64) error {
 		return err
 	}
 	err = boundary.Do("pool/grow-loop-device", func() error {
-		dev, ok := p.o.Loops.Open(id)
+		dev, ok, err := p.o.Loops.Open(id)
+		if err != nil {
+			return err
+		}
 		if !ok {
 			return fmt.Errorf("%w: the pool file is not attached", ErrDamaged)
 		}

@@ -101,7 +101,10 @@ func (p *Pool) mountedFrom(id loop.File) (bool, error) {
 	if err := p.openRoot(); err != nil {
 		return false, fmt.Errorf("%w: %s is a mount point, and not of a pool: %w", ErrForeign, at, err)
 	}
-	dev, ok := p.o.Loops.Open(id)
+	dev, ok, err := p.o.Loops.Open(id)
+	if err != nil {
+		return false, err
+	}
 	if !ok {
 		return false, fmt.Errorf("%w: %s is mounted, and not from %s", ErrForeign, at, ImagePath(p.o.Dir, p.o.Name))
 	}

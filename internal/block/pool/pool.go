@@ -173,13 +173,27 @@ func (p *Pool) mountOn(device string) error {
 	if err != nil {
 		return err
 	}
-	return p.openRoot()
+	if err := p.openRoot(); err != nil {
+		if p.root != nil {
+			p.root.Close() // it would keep the mount
+		}
+		return errors.Join(err, boundary.Do("pool/give-up-mount", func() error { return mountpoint.Unmount(at) }))
+	}
+	return nil
 }
 
+// openRoot opens the pool where it is mounted, and holds it: the lock file is one for each data directory, and two of them may
+// be told to use one device. Two processes would each trust a memory that the other does not share, and format or delete
+// what the other has just handed out.
 func (p *Pool) openRoot() (err error) {
 	p.root, err = os.OpenFile(MountPoint(p.o.Dir, p.o.Name), os.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
+	}
+	if err := unix.Flock(int(p.root.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("%w: another process has this pool open, with another data directory; nothing was changed", ErrInUse)
+	} else if err != nil {
+		return fmt.Errorf("lock %s: %w", p.root.Name(), err)
 	}
 	g, err := xfs.GeometryOf(p.root)
 	if err != nil {

@@ -1,11 +1,16 @@
 package pool
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/host/loop"
@@ -68,30 +73,38 @@ func (p *Pool) recoverVolume(id string) error {
 
 // detachDeleted lets go of loop devices whose volume is gone.
 func (p *Pool) detachDeleted() error {
-	loops, err := loopsUnder(p.path(volumesName))
+	loops, err := loopsOf(p.path())
 	if err != nil {
 		return err
 	}
 	for _, l := range loops {
-		if _, ok := p.volumes[volumeOf(l)]; ok && !l.Deleted {
+		_, known := p.volumes[volumeOf(l)]
+		if known = known || slices.Contains(p.damaged, volumeOf(l)); known && !l.Deleted {
 			continue
 		}
-		if err := boundary.Do("pool/detach-deleted", func() error { return loop.Detach(l.Number) }); err != nil {
+		if err := boundary.Do("pool/detach-deleted", func() error { return loop.Detach(l) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// loopsUnder lists the loop devices of files below dir.
-func loopsUnder(dir string) ([]loop.Info, error) {
+// loopsOf lists the loop devices of the volumes of the pool that is mounted at the path. The path alone would not do: loop
+// devices are the whole machine's, and a pool in another container has the same path there.
+func loopsOf(at string) ([]loop.Info, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(at, &st); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("stat %s: %w", at, err)
+	}
 	all, err := loop.List()
 	if err != nil {
 		return nil, err
 	}
 	var out []loop.Info
 	for _, l := range all {
-		if strings.HasPrefix(l.Backing, dir+"/") {
+		if l.File.Device == st.Dev && strings.HasPrefix(l.Backing, filepath.Join(at, volumesName)+"/") {
 			out = append(out, l)
 		}
 	}

@@ -108,11 +108,15 @@ func makeFiles(dir string, v Volume) error {
 	return writeData(filepath.Join(dir, describeName), append(data, '\n'))
 }
 
-// Get returns a volume, or ErrNotFound.
+// Get returns a volume, ErrNotFound, or ErrDamaged when there is one whose description cannot be read: it is not to be taken
+// for deleted.
 func (p *Pool) Get(id string) (Volume, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	v, ok := p.volumes[id]
+	if !ok && slices.Contains(p.damaged, id) {
+		return Volume{}, fmt.Errorf("%w: the description of volume %s in %s cannot be read; its data was left alone", ErrDamaged, id, p.Directory(id))
+	}
 	if !ok {
 		return Volume{}, fmt.Errorf("%w: %s", ErrNotFound, clip(id))
 	}

@@ -53,7 +53,7 @@ func teardownPool(dir, name string) error {
 	}
 	defer lock.Close()
 	at := MountPoint(dir, name)
-	loops, err := loopsUnder(filepath.Join(at, volumesName))
+	loops, err := loopsOf(at)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func teardownPool(dir, name string) error {
 		}
 	}
 	for _, l := range loops {
-		if err := boundary.Do("pool/teardown-detach-volume", func() error { return loop.Detach(l.Number) }); err != nil {
+		if err := boundary.Do("pool/teardown-detach-volume", func() error { return loop.Detach(l) }); err != nil {
 			failed = append(failed, err)
 		}
 	}
@@ -147,7 +147,7 @@ func lookAt(dir, name string) (Survey, error) {
 			s.Volumes = append(s.Volumes, v)
 		}
 	}
-	loops, err := loopsUnder(volumes)
+	loops, err := loopsOf(at)
 	for _, l := range loops {
 		known := slices.ContainsFunc(s.Volumes, func(v Volume) bool { return v.ID == volumeOf(l) })
 		if l.Deleted || !known {

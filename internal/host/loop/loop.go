@@ -113,10 +113,13 @@ func (t *Table) Attach(f *os.File, o Options) (*os.File, error) {
 	}
 	e := t.lock(id)
 	defer t.unlock(id, e)
-	if dev, ok := e.open(id); ok {
-		if o.AutoClear {
-			return dev, nil
-		}
+	dev, attached, err := e.open(id)
+	switch {
+	case err != nil:
+		return nil, err
+	case attached && o.AutoClear:
+		return dev, nil
+	case attached:
 		return dev, keep(dev)
 	}
 	t.free.Lock()
@@ -142,27 +145,45 @@ func keep(dev *os.File) error {
 	return nil
 }
 
-// Open returns the device that id is attached to, open; false when it is not attached.
-func (t *Table) Open(id File) (*os.File, bool) {
+// Open returns the device that id is attached to, open; false when it is not attached. With an error that is not known.
+func (t *Table) Open(id File) (*os.File, bool, error) {
 	e := t.lock(id)
 	defer t.unlock(id, e)
 	return e.open(id)
 }
 
-func (e *entry) open(id File) (*os.File, bool) {
+// open forgets the device only when the kernel says that it is not id's: a file believed detached because this process had no
+// descriptor left would be attached, mounted or deleted a second time.
+func (e *entry) open(id File) (*os.File, bool, error) {
 	if e.number < 0 {
-		return nil, false
+		return nil, false, nil
 	}
-	dev, err := os.OpenFile(Path(e.number), os.O_RDWR|unix.O_CLOEXEC, 0)
-	if err == nil {
-		// Checked while it is open: an open device with AutoClear cannot be detached by the kernel.
-		if info, err := unix.IoctlLoopGetStatus64(int(dev.Fd())); err == nil && (File{info.Device, info.Inode}) == id {
-			return dev, true
-		}
-		dev.Close()
+	dev, attached, err := openAttached(e.number, id)
+	if err == nil && !attached {
+		e.number = -1
 	}
-	e.number = -1
-	return nil, false
+	return dev, attached, err
+}
+
+// openAttached opens the numbered device when id is attached to it. Asked while it is open: an open device with AutoClear
+// cannot be detached by the kernel.
+func openAttached(n int, id File) (*os.File, bool, error) {
+	dev, err := os.OpenFile(Path(n), os.O_RDWR|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENXIO) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	info, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
+	if err == nil && (File{info.Device, info.Inode}) == id {
+		return dev, true, nil
+	}
+	dev.Close()
+	if err == nil || errors.Is(err, unix.ENXIO) {
+		return nil, false, nil
+	}
+	return nil, false, fmt.Errorf("status of %s: %w", Path(n), err)
 }
 
 // ErrHeld says that something has the device open or mounted; the kernel will detach it at the last close.
@@ -177,19 +198,19 @@ const probeGrace = 2 * time.Second
 func (t *Table) Detach(id File) error {
 	e := t.lock(id)
 	defer t.unlock(id, e)
-	dev, ok := e.open(id)
-	if !ok {
-		return nil
+	dev, attached, err := e.open(id)
+	if err != nil || !attached {
+		return err
 	}
-	err := clear(dev)
+	err = clear(dev)
 	dev.Close()
 	if err != nil {
 		return err
 	}
 	for pause := time.Millisecond; ; pause *= 2 {
-		dev, held := e.open(id)
-		if !held {
-			return nil
+		dev, held, err := e.open(id)
+		if err != nil || !held {
+			return err
 		}
 		dev.Close() // when it is the last one, the kernel detaches now
 		if pause > probeGrace/2 {
@@ -199,13 +220,10 @@ func (t *Table) Detach(id File) error {
 	}
 }
 
-// Detach lets the numbered device go.
-func Detach(n int) error {
-	dev, err := os.OpenFile(Path(n), os.O_RDWR|unix.O_CLOEXEC, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+// Detach lets a listed device go. When its number has been given to another file meanwhile, it is somebody else's and stays.
+func Detach(i Info) error {
+	dev, attached, err := openAttached(i.Number, i.File)
+	if err != nil || !attached {
 		return err
 	}
 	defer dev.Close()

@@ -42,7 +42,7 @@ func TestAttachOnce(t *testing.T) {
 		}
 		dev.Close()
 	}
-	if dev, ok := table.Open(id); ok {
+	if dev, ok, _ := table.Open(id); ok {
 		dev.Close()
 		t.Error("still attached after the last close")
 	}
@@ -56,7 +56,7 @@ func TestAttachOnce(t *testing.T) {
 	}
 	dev.Close()
 	kept.Close()
-	again, ok := table.Open(id)
+	again, ok, _ := table.Open(id)
 	if !ok {
 		t.Fatal("not kept")
 	}
@@ -64,7 +64,7 @@ func TestAttachOnce(t *testing.T) {
 		t.Errorf("detached while open: %v", err)
 	}
 	again.Close()
-	if dev, ok := table.Open(id); ok {
+	if dev, ok, _ := table.Open(id); ok {
 		dev.Close()
 		t.Error("still attached after the holder closed it")
 	}

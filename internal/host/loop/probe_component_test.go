@@ -51,7 +51,7 @@ func TestDetachOutlastsAProbe(t *testing.T) {
 			if timer.Stop() {
 				probe.Close()
 			}
-			if dev, there := table.Open(id); there {
+			if dev, there, _ := table.Open(id); there {
 				dev.Close()
 				t.Error("the device is still attached after the last close")
 			}
