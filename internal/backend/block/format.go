@@ -57,7 +57,13 @@ func (b *Backend) ensureFormatted(ctx context.Context, h *hold.Hold, v pool.Volu
 		}
 		return nil
 	}
-	// Raw: only its user knows what is in it.
+	// Raw: only its user knows what is in it. As long as its device is attached, what was written may not be in the file yet.
+	if dev, attached, err := b.openLoop(v.ID); err != nil {
+		return err
+	} else if attached {
+		dev.Close()
+		return fmt.Errorf("%w: volume %s is attached as a block device; a filesystem on it can be mounted once nobody has that open", backend.ErrInUse, v.ID)
+	}
 	disk, err := os.Open(b.o.Pool.Disk(v.ID))
 	if err != nil {
 		return err
