@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/plugin/intree/removal"
 )
 
 // A pod's directories below the data directory.
@@ -142,7 +143,7 @@ func mountsBelow(dir string) ([]string, error) {
 
 // removePodDir removes a pod's directory. Where volumes were, only empty directories go: a file there means that an unmount did
 // not happen, or that somebody wrote below a mount point, and neither is ours to delete. The rest goes whole, unless anything
-// at or below it is a mount point: removing through one would delete a volume's data.
+// at or below it is a mount point, also one that appears while we remove: through it a volume's data would go.
 func removePodDir(dir string) error {
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -159,7 +160,7 @@ func removePodDir(dir string) error {
 			return err
 		}
 	}
-	if err := boundary.Do("mount/remove-pod-dir", func() error { return os.RemoveAll(dir) }); err != nil {
+	if err := boundary.Do("mount/remove-pod-dir", func() error { return removal.All(dir) }); err != nil {
 		return fmt.Errorf("remove %s: %w", dir, err)
 	}
 	return nil

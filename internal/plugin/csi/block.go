@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/mountpoint"
 	"berth.io/berth/internal/plugin"
 )
 
@@ -102,7 +103,13 @@ func (p *Plugin) removeBlockVolume(specName string) error {
 		volume := p.paths.blockVolume(specName)
 		data := p.paths.blockData(specName)
 		staging := p.paths.blockStaging(specName)
-		// Drivers may leave files of their own below the staging path, which upstream removes with it; a mount there refuses.
+		// Drivers may leave files of their own below the staging path, which upstream removes with it. In a filesystem that a
+		// driver has mounted there, and not unmounted, they are the volume's data.
+		if is, err := mountpoint.Is(staging); err != nil {
+			return err
+		} else if is {
+			return fmt.Errorf("remove %s: it is still a mount point", staging)
+		}
 		if entries, err := os.ReadDir(staging); err == nil {
 			for _, e := range entries {
 				if err := os.Remove(filepath.Join(staging, e.Name())); err != nil {

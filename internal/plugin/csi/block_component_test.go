@@ -4,10 +4,12 @@ package csi
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	csipb "github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 
 	"berth.io/berth/internal/plugin"
@@ -52,5 +54,29 @@ func TestBlock(t *testing.T) {
 		if strings.Contains(f, "pv-1") {
 			t.Errorf("left: %s", f)
 		}
+	}
+}
+
+// A driver that says it has unstaged and left its filesystem mounted: what is in there is the volume's data.
+func TestBlockStagingIsNotEmptiedThroughAMount(t *testing.T) {
+	p, _ := newPlugin(t, serve(t, allCapabilities...), DriversOptions{}, csiDriver())
+	v := testVolume(asBlock)
+	if err := p.Stage(t.Context(), plugin.StageRequest{Volume: v}); err != nil {
+		t.Fatal(err)
+	}
+	data := t.TempDir()
+	file := filepath.Join(data, "precious")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(data, p.GlobalPath(v), "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(p.GlobalPath(v), unix.MNT_DETACH) })
+	if err := p.Unstage(t.Context(), plugin.UnstageRequest{GlobalPath: p.GlobalPath(v)}); err == nil || !strings.Contains(err.Error(), "mount point") {
+		t.Errorf("unstaged: %v", err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
 	}
 }
