@@ -59,8 +59,8 @@ func KillAll(dataDir string, pod types.UID) error {
 	return errors.Join(errs...)
 }
 
-// killNamespace kills every process in pid's mount namespace, unless that is our own: then the command is still
-// between fork and unshare, and it alone is killed.
+// killNamespace kills every process in pid's mount namespace, unless that is our own or the machine's: then the command is
+// still between fork and unshare, or has gone there itself (nsenter), and it alone is killed.
 func killNamespace(pid int) error {
 	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
 	if errors.Is(err, os.ErrNotExist) {
@@ -73,13 +73,14 @@ func killNamespace(pid int) error {
 	if err != nil {
 		return err
 	}
+	machine, _ := os.Readlink("/proc/1/ns/mnt") // a container may not look
 	kill := func(pid int) error {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("kill %d: %w", pid, err)
 		}
 		return nil
 	}
-	if namespace == own {
+	if namespace == own || namespace == machine {
 		return kill(pid)
 	}
 	processes, err := os.ReadDir("/proc")
