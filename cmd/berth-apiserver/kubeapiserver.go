@@ -48,6 +48,8 @@ func serveAPI(o options, c *credentials) error {
 		// One instance, few clients, all of them ours: fair queuing would only add to each request.
 		"--enable-priority-and-fairness=false",
 		"--max-requests-inflight=2000", "--max-mutating-requests-inflight=1000",
+		// A collection is deleted one object after the other by default, each waiting for etcd's commit.
+		"--delete-collection-workers=16",
 	})
 	return cmd.Execute()
 }

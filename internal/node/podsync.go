@@ -24,8 +24,8 @@ import (
 
 const (
 	// patience is how long an unfinished mount stays unreported: most are done by then, and a write of "Pending" on the
-	// way to "Running" would only delay it.
-	patience = 200 * time.Millisecond
+	// way to "Running" would only delay it. In a burst these were 1.6 writes for each pod.
+	patience = time.Second
 	// patienceReady is the same for a pod that was Ready before this process started.
 	patienceReady = 2 * time.Second
 	// waitingPause spaces the reports of a pod whose reasons to wait keep changing.
