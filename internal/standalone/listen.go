@@ -1,10 +1,13 @@
 package standalone
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"strconv"
+	"syscall"
+	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -21,10 +24,10 @@ func chooseListen(asked, kubeconfig string) (string, error) {
 		if err != nil || net.ParseIP(host) == nil {
 			return "", fmt.Errorf("--listen %q is not ADDR:PORT with an IP address", asked)
 		}
-		return asked, checkFree(asked)
+		return asked, awaitFree(asked)
 	}
 	if last := lastListen(kubeconfig); last != "" {
-		if err := checkFree(last); err != nil {
+		if err := awaitFree(last); err != nil {
 			return "", fmt.Errorf("%w (the address of the last start; give another with --listen)", err)
 		}
 		return last, nil
@@ -35,6 +38,18 @@ func chooseListen(asked, kubeconfig string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("no free port on 127.0.0.1 between %d and %d; give one with --listen", defaultPort, defaultPort+99)
+}
+
+// letGo is how long a port may still be held by an API server that has just been killed.
+const letGo = time.Second
+
+func awaitFree(addr string) error {
+	err := checkFree(addr)
+	for deadline := time.Now().Add(letGo); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(deadline); {
+		time.Sleep(20 * time.Millisecond)
+		err = checkFree(addr)
+	}
+	return err
 }
 
 func checkFree(addr string) error {

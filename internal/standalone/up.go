@@ -111,6 +111,9 @@ func Up(ctx context.Context, o Options) error {
 		return err
 	}
 	defer logs.Close()
+	if err := apiserver.AwaitFormer(ctx, dir.APIServer()); err != nil {
+		return err
+	}
 	listen, err := chooseListen(o.Listen, dir.Kubeconfig())
 	if err != nil {
 		return err
