@@ -192,16 +192,39 @@ func TestForcedDetach(t *testing.T) {
 	}
 }
 
-// A node that is lost for less than the limit keeps its volumes; one that was deleted does not.
-func TestLostNodeKeepsItsVolumesUntilItIsDeleted(t *testing.T) {
-	w := start(t, func(w *world) { w.backend.on[key{"fake/vol", "n"}] = true },
-		objects(one(machine("n", has("vol"), uses("vol"), notReady)), bound("a", "vol", v1.ReadWriteOnce))...)
+// A node that is lost for less than the limit keeps the volumes that it uses, also when its object is deleted: nothing says that
+// the machine has let go of them. What it does not use goes at once.
+func TestLostNodeKeepsItsVolumes(t *testing.T) {
+	w := start(t, func(w *world) {
+		w.backend.on[key{"fake/vol", "n"}] = true
+		w.backend.on[key{"fake/free", "n"}] = true
+	}, objects(one(machine("n", has("vol", "free"), uses("vol", "free"), notReady)), append(bound("a", "vol", v1.ReadWriteOnce), bound("a", "free", v1.ReadWriteOnce)...))...)
 	w.quiet()
 	if c := w.backend.calls(); len(c) != 0 {
 		t.Fatalf("calls %v", c)
 	}
+	w.changeNode("n", func(n *v1.Node) { n.Status.VolumesInUse = []v1.UniqueVolumeName{"fake/vol"} })
+	w.eventually("the free one detached", func() bool { return slices.Contains(w.backend.calls(), "detach free n") })
 	w.api.CoreV1().Nodes().Delete(t.Context(), "n", metav1.DeleteOptions{})
-	w.eventually("detached", func() bool { return slices.Contains(w.backend.calls(), "detach vol n") })
+	w.quiet()
+	if slices.Contains(w.backend.calls(), "detach vol n") {
+		t.Error("detached while it is mounted")
+	}
+}
+
+// Somebody deletes the Node object of a machine that lives: its pods run on, and nothing is taken from under them.
+func TestDeletedNodeObjectDetachesNothingFromRunningPods(t *testing.T) {
+	w := start(t, nil, objects(one(machine("n", uses("vol")), user("a", "pod", "n", "vol")), bound("a", "vol", v1.ReadWriteOnce))...)
+	w.eventually("attached", func() bool { return len(w.reported("n")) == 1 })
+	w.api.CoreV1().Nodes().Delete(t.Context(), "n", metav1.DeleteOptions{})
+	w.quiet()
+	if _, err := w.api.CoreV1().Nodes().Create(t.Context(), machine("n"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("reported on the new object", func() bool { return len(w.reported("n")) == 1 })
+	if slices.Contains(w.backend.calls(), "detach vol n") {
+		t.Errorf("calls %v", w.backend.calls())
+	}
 }
 
 // The detach fails: the node's status gets the volume back, and the retry takes it out again first.

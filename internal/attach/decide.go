@@ -21,7 +21,7 @@ type situation struct {
 	exclusive bool // may be on one node at a time
 	elsewhere bool // attached, or perhaps attached, on another node
 
-	inUse        bool // node.status.volumesInUse names it
+	inUse        bool // node.status.volumesInUse names it, or did when the Node object was deleted: the machine may well live
 	nodeGone     bool // the Node object does not exist
 	nodeReady    bool
 	outOfService bool // the node has the out-of-service taint
@@ -69,8 +69,6 @@ func decide(s situation) (next step, forced string) {
 		return rest, ""
 	}
 	switch {
-	case s.nodeGone:
-		// Nothing can say that it still uses the volume. Upstream skips its check, too.
 	case s.outOfService:
 		forced = forcedByTaint
 	case s.evidence != "":

@@ -37,7 +37,9 @@ func TestDecide(t *testing.T) {
 		"out of service, in use":                    {lost(situation{actual: attached, inUse: true, outOfService: true}), doDetach, forcedByTaint},
 		"out of service, first out of the status":   {lost(situation{actual: attached, reported: true, inUse: true, outOfService: true}), unreport, forcedByTaint},
 		"evidence that the node's boot is another":  {leaving(situation{actual: attached, inUse: true, evidence: "it rebooted"}), doDetach, forcedByEvidence},
-		"the Node object is gone":                   {lost(situation{actual: attached, reported: true, inUse: true, nodeGone: true}), doDetach, ""},
+		"the Node object is gone":                   {lost(situation{actual: attached, reported: true, nodeGone: true}), doDetach, ""},
+		"the Node object is gone, was in use":       {lost(situation{actual: attached, reported: true, inUse: true, nodeGone: true, waited: time.Minute}), waitUse, ""},
+		"the Node object is gone for six minutes":   {lost(situation{actual: attached, reported: true, inUse: true, nodeGone: true, waited: 6 * time.Minute}), doDetach, forcedByTimeout},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if next, forced := decide(c.s); next != c.next || forced != c.forced {
@@ -66,7 +68,7 @@ func TestDecideNeverTakesAwayWhatIsUsed(t *testing.T) {
 			switch {
 			case s.wanted:
 				t.Fatalf("wanted volume detached: %+v", s)
-			case s.inUse && forced == "" && !s.nodeGone:
+			case s.inUse && forced == "":
 				t.Fatalf("used volume detached: %+v", s)
 			case (s.reported || s.persists) && !s.nodeGone:
 				t.Fatalf("detached before the node's status said so: %+v", s)

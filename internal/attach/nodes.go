@@ -95,7 +95,9 @@ func (c *Controller) adopt(o *v1.Node, gone bool) (pods bool) {
 
 func (c *Controller) learn(n *node, o *v1.Node, gone bool, evidence string) {
 	if gone {
-		*n = node{}
+		// The object says nothing about the machine, whose agent makes it again, with pods that run and volumes that are
+		// mounted. What was known holds until the pods have gone, and unmounts are waited for as for any lost node.
+		*n = node{managed: n.managed, keepsTerminated: n.keepsTerminated, inUse: n.inUse}
 		return
 	}
 	version, _ := strconv.ParseUint(o.ResourceVersion, 10, 64)
