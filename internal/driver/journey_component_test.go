@@ -4,6 +4,7 @@ package driver_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -163,9 +164,16 @@ func TestRestartWithVolumesInUse(t *testing.T) {
 	s := start(t, 4<<30)
 	c := mountCapability("ext4", single)
 	b := blockCapability()
+	b.AccessMode.Mode = single
 	id, raw := s.create(t, "fs", 300*mib, c), s.create(t, "raw", 300*mib, b)
 	s.publish(t, id, c)
 	s.publish(t, raw, b)
+	// As a kubelet does; it is not a second place at which the volume is published.
+	mapped := filepath.Join(s.dir, "mapped")
+	if err := errors.Join(os.WriteFile(mapped, nil, 0o600), unix.Mount(s.target(raw), mapped, "", unix.MS_BIND, "")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(mapped, 0) })
 	open, err := os.Create(filepath.Join(s.target(id), "open"))
 	if err != nil {
 		t.Fatal(err)
@@ -188,6 +196,9 @@ func TestRestartWithVolumesInUse(t *testing.T) {
 	}
 	_, err = s.NodePublishVolume(t.Context(), &csi.NodePublishVolumeRequest{VolumeId: id, StagingTargetPath: s.staging(id), TargetPath: s.target("other"), VolumeCapability: c})
 	wantCode(t, err, codes.FailedPrecondition) // ReadWriteOncePod
+	if err := unix.Unmount(mapped, 0); err != nil {
+		t.Error(err)
+	}
 	for _, id := range []string{id, raw} {
 		s.unpublish(t, id)
 		s.unpublish(t, id)

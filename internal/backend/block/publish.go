@@ -30,9 +30,10 @@ func (b *Backend) Publish(ctx context.Context, r backend.PublishRequest) error {
 	if at := b.stagedAt(r.ID); at == "" || r.StagingPath != "" && at != r.StagingPath {
 		return fmt.Errorf("%w: volume %s at %s", backend.ErrNotStaged, r.ID, r.StagingPath)
 	}
-	others := slices.DeleteFunc(b.liveTargets(r.ID), func(t string) bool { return t == r.Target })
-	if r.Exclusive && len(others) > 0 {
-		return fmt.Errorf("%w: volume %s may be used at one place only, and is published at %s", backend.ErrInUse, r.ID, others[0])
+	// Where the target is published already, other mounts show what was bound from it (a kubelet does that with a device):
+	// after a restart both are found in the kernel.
+	if at := b.liveTargets(r.ID); r.Exclusive && len(at) > 0 && !slices.Contains(at, r.Target) {
+		return fmt.Errorf("%w: volume %s may be used at one place only, and is published at %s", backend.ErrInUse, r.ID, at[0])
 	}
 	source, want, err := b.source(r)
 	if err != nil {

@@ -52,25 +52,27 @@ func Mount(source, target, fsType string, options []string) error {
 }
 
 // Bind makes what is at source appear at target. Options that are flags of a mount (ro, noexec, nosuid, nodev,
-// noatime, …) apply to this mount alone; others are ignored, since they belong to the filesystem.
+// noatime, …) apply to this mount alone; others are ignored, since they belong to the filesystem. The mount appears with
+// its flags: a process that dies here never leaves a read-only one writable.
 //
 // boundary: held by the caller.
 func Bind(source, target string, readOnly bool, options []string) error {
-	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
+	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
 		return fmt.Errorf("bind %s at %s: %w", source, target, err)
 	}
+	defer unix.Close(tree)
 	flags, _ := parse(options)
-	flags &= perMount
 	if readOnly {
 		flags |= unix.MS_RDONLY
 	}
-	if flags == 0 {
-		return nil
+	if attr := attributes(flags & perMount); attr != (unix.MountAttr{}) {
+		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+			return fmt.Errorf("set mount flags %#x of %s: %w", flags, target, err)
+		}
 	}
-	// A bind ignores flags; only a remount sets them (mount(2)).
-	if err := unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|flags, ""); err != nil {
-		err = fmt.Errorf("set mount flags %#x of %s: %w", flags, target, err)
-		return errors.Join(err, Unmount(target))
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("bind %s at %s: %w", source, target, err)
 	}
 	return nil
 }

@@ -39,6 +39,30 @@ var flagOptions = map[string]struct{ set, clear uintptr }{
 const perMount = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME |
 	unix.MS_RELATIME | unix.MS_NOSYMFOLLOW
 
+// attributes are flags in the words of mount_setattr(2).
+func attributes(flags uintptr) (a unix.MountAttr) {
+	for flag, attr := range map[uintptr]uint64{
+		unix.MS_RDONLY:      unix.MOUNT_ATTR_RDONLY,
+		unix.MS_NOSUID:      unix.MOUNT_ATTR_NOSUID,
+		unix.MS_NODEV:       unix.MOUNT_ATTR_NODEV,
+		unix.MS_NOEXEC:      unix.MOUNT_ATTR_NOEXEC,
+		unix.MS_NODIRATIME:  unix.MOUNT_ATTR_NODIRATIME,
+		unix.MS_NOSYMFOLLOW: unix.MOUNT_ATTR_NOSYMFOLLOW,
+	} {
+		if flags&flag != 0 {
+			a.Attr_set |= attr
+		}
+	}
+	// How access times are kept is one field of several bits: to set it is to clear it first. RELATIME is 0.
+	if flags&(unix.MS_NOATIME|unix.MS_RELATIME) != 0 {
+		a.Attr_clr |= unix.MOUNT_ATTR__ATIME
+		if flags&unix.MS_NOATIME != 0 {
+			a.Attr_set |= unix.MOUNT_ATTR_NOATIME
+		}
+	}
+	return a
+}
+
 func parse(options []string) (flags uintptr, data string) {
 	var rest []string
 	for _, list := range options {

@@ -23,3 +23,19 @@ func TestParse(t *testing.T) {
 		}
 	}
 }
+
+func TestAttributes(t *testing.T) {
+	for options, want := range map[string]unix.MountAttr{
+		"":               {},
+		"rw":             {},
+		"ro":             {Attr_set: unix.MOUNT_ATTR_RDONLY},
+		"nosuid,nodev":   {Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV},
+		"noatime,noexec": {Attr_set: unix.MOUNT_ATTR_NOATIME | unix.MOUNT_ATTR_NOEXEC, Attr_clr: unix.MOUNT_ATTR__ATIME},
+		"relatime":       {Attr_clr: unix.MOUNT_ATTR__ATIME},
+	} {
+		flags, _ := parse([]string{options})
+		if got := attributes(flags & perMount); got != want {
+			t.Errorf("%q: %+v, want %+v", options, got, want)
+		}
+	}
+}

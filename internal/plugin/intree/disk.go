@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/mountpoint"
 )
 
 // medium is what a directory lives on.
@@ -98,23 +99,7 @@ func (kernel) Memory(dir string, m medium, options []string) error {
 
 func (kernel) Bind(source, dir string, readOnly bool) error {
 	// rbind would carry along what others mount below the source; upstream binds the one filesystem, and so do we.
-	err := boundary.Do("intree/mount-bind", func() error {
-		return unix.Mount(source, dir, "", unix.MS_BIND, "")
-	})
-	if err != nil {
-		return fmt.Errorf("bind %s to %s: %w", source, dir, err)
-	}
-	if !readOnly {
-		return nil
-	}
-	err = boundary.Do("intree/mount-readonly", func() error {
-		return unix.MountSetattr(unix.AT_FDCWD, dir, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
-	})
-	if err != nil {
-		err = fmt.Errorf("make %s read-only: %w", dir, err)
-		return errors.Join(err, kernel{}.Unmount(dir))
-	}
-	return nil
+	return boundary.Do("intree/mount-bind", func() error { return mountpoint.Bind(source, dir, readOnly, nil) })
 }
 
 func (kernel) Unmount(dir string) error {
