@@ -131,7 +131,7 @@ func (p *Plugin) removeBlockVolume(specName string) error {
 	})
 }
 
-// bindFile makes target visible at mapped, once.
+// bindFile makes target visible at mapped, once. boundary: held by the caller.
 func bindFile(target, mapped string) error {
 	var t, m unix.Stat_t
 	if err := unix.Stat(target, &t); err != nil {
@@ -148,6 +148,7 @@ func bindFile(target, mapped string) error {
 	return unix.Mount(target, mapped, "", unix.MS_BIND, "")
 }
 
+// unmountFile undoes it. boundary: held by the caller.
 func unmountFile(mapped string) error {
 	// EINVAL: it is no mount point.
 	err := unix.Unmount(mapped, unix.UMOUNT_NOFOLLOW)
