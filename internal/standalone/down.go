@@ -45,12 +45,7 @@ func Down(ctx context.Context, dir string, out io.Writer) error {
 	if err := d.mustBeOurs(); err != nil {
 		return err
 	}
-	err = control.NewClient(d.Control()).Post(ctx, PathDown, nil)
-	running := !errors.Is(err, control.ErrNotRunning)
-	if err != nil && running {
-		return err
-	}
-	release, err := d.awaitLock(ctx)
+	running, release, err := d.askDown(ctx)
 	if err != nil {
 		return err
 	}
@@ -66,11 +61,38 @@ func Down(ctx context.Context, dir string, out io.Writer) error {
 	return nil
 }
 
+// askDown asks the running instance to go down, and returns with the directory held when it has, or when none runs. One
+// that is only starting does not answer yet.
+func (d DataDir) askDown(ctx context.Context) (running bool, release func(), err error) {
+	if err := os.MkdirAll(d.join("run"), 0o700); err != nil {
+		return false, nil, err
+	}
+	for deadline := time.Now().Add(endWithin); ; {
+		err := control.NewClient(d.Control()).Post(ctx, PathDown, nil)
+		if err == nil {
+			release, err = d.awaitLock(ctx)
+			return true, release, err
+		}
+		if !errors.Is(err, control.ErrNotRunning) {
+			return false, nil, err
+		}
+		release, err = d.lock()
+		if err == nil || !errors.Is(err, ErrInUse) {
+			return false, release, err
+		}
+		if time.Now().After(deadline) {
+			return false, nil, fmt.Errorf("data directory %s is %w, which has not answered for %s", d, ErrInUse, endWithin)
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return false, nil, ctx.Err()
+		}
+	}
+}
+
 // awaitLock waits for the running instance to end.
 func (d DataDir) awaitLock(ctx context.Context) (func(), error) {
-	if err := os.MkdirAll(d.join("run"), 0o700); err != nil {
-		return nil, err
-	}
 	f, err := os.OpenFile(d.join("run", "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
