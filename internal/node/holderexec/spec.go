@@ -67,8 +67,9 @@ func SpecFor(pod *v1.Pod, container, dataDir string) (*Spec, error) {
 		}
 		return path, nil
 	}
+	written := writtenByNode(pod)
 	for _, m := range c.VolumeMounts {
-		mount := Mount{Volume: m.Name, SubPath: m.SubPath, ReadOnly: m.ReadOnly, Target: absolute(m.MountPath)}
+		mount := Mount{Volume: m.Name, SubPath: m.SubPath, ReadOnly: m.ReadOnly || written[m.Name], Target: absolute(m.MountPath)}
 		mount.RecursiveReadOnly = m.ReadOnly && m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != v1.RecursiveReadOnlyDisabled
 		if m.SubPathExpr != "" {
 			if mount.SubPath, err = expandStrict(m.SubPathExpr, env); err != nil {
@@ -99,6 +100,17 @@ func SpecFor(pod *v1.Pod, container, dataDir string) (*Spec, error) {
 	}
 	s.identity(pod, c)
 	return s, nil
+}
+
+// writtenByNode names the volumes whose files the node writes. A container has them read-only, as with a kubelet, whatever its
+// mount says: the node goes on writing there as root, at names that nobody else may turn into links.
+func writtenByNode(pod *v1.Pod) map[string]bool {
+	names := map[string]bool{}
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		names[v.Name] = v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil
+	}
+	return names
 }
 
 func absolute(path string) string { return filepath.Clean("/" + path) }

@@ -1,0 +1,40 @@
+package holderexec
+
+import (
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func TestVolumesThatTheNodeWritesAreReadOnly(t *testing.T) {
+	readOnly := map[string]bool{"config": true, "secret": true, "downward": true, "projected": true, "scratch": false, "asked": true}
+	pod := &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "pod", Annotations: map[string]string{
+			PathsAnnotation: `{"config":"/1","secret":"/2","downward":"/3","projected":"/4","scratch":"/5","asked":"/6"}`}},
+		Spec: v1.PodSpec{
+			Containers: []v1.Container{{Name: "c"}},
+			Volumes: []v1.Volume{
+				{Name: "config", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{}}},
+				{Name: "secret", VolumeSource: v1.VolumeSource{Secret: &v1.SecretVolumeSource{}}},
+				{Name: "downward", VolumeSource: v1.VolumeSource{DownwardAPI: &v1.DownwardAPIVolumeSource{}}},
+				{Name: "projected", VolumeSource: v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{}}},
+				{Name: "scratch", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}},
+				{Name: "asked", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}},
+			},
+		},
+	}
+	for name := range readOnly {
+		m := v1.VolumeMount{Name: name, MountPath: "/mnt/" + name, ReadOnly: name == "asked"}
+		pod.Spec.Containers[0].VolumeMounts = append(pod.Spec.Containers[0].VolumeMounts, m)
+	}
+	s, err := SpecFor(pod, "", "/data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range s.Mounts {
+		if m.ReadOnly != readOnly[m.Volume] {
+			t.Errorf("%s: read-only %v", m.Volume, m.ReadOnly)
+		}
+	}
+}
