@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"berth.io/berth/internal/node/holderexec"
@@ -21,7 +23,12 @@ volumes over them, nothing of it visible outside. The pod's own command is never
 		Example: `  berth exec quickstart -- sh
   berth exec quickstart -- df -h /data
   berth exec -n shop db-0 -c app -- tar c /var/lib/db > backup.tar`,
-		Args: usage(cobra.MinimumNArgs(2)),
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return &exitError{exitUsage, errors.New("name a pod and a command, for instance `berth exec quickstart -- sh`")}
+			}
+			return nil
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			if os.Geteuid() != 0 {
 				return errors.New("berth exec needs root: it makes a mount namespace")
@@ -34,9 +41,13 @@ volumes over them, nothing of it visible outside. The pod's own command is never
 			if err != nil {
 				return err
 			}
-			pod, err := client.CoreV1().Pods(namespace).Get(c.Context(), args[0], metav1.GetOptions{})
-			if err != nil {
-				return fmt.Errorf("pod %s: %w", args[0], err)
+			name := podName(args[0])
+			pod, err := client.CoreV1().Pods(namespace).Get(c.Context(), name, metav1.GetOptions{})
+			switch {
+			case apierrors.IsNotFound(err):
+				return fmt.Errorf("there is no pod %s in namespace %s", name, namespace)
+			case err != nil:
+				return g.reached(c.Context(), fmt.Errorf("pod %s: %w", name, err))
 			}
 			spec, err := holderexec.SpecFor(pod, container, string(d))
 			if err != nil {
@@ -54,8 +65,23 @@ volumes over them, nothing of it visible outside. The pod's own command is never
 	}
 	namespaceFlag(c, &namespace)
 	c.Flags().StringVarP(&container, "container", "c", "", "container whose volumeMounts are used (default: the first)")
+	// kubectl's -i and -t are habits of the hand: the command has this terminal or pipe in any case.
+	c.Flags().BoolP("stdin", "i", true, "taken as kubectl does; standard input is always passed on")
+	c.Flags().BoolP("tty", "t", false, "taken as kubectl does; a terminal is always passed on")
+	_ = c.Flags().MarkHidden("stdin")
+	_ = c.Flags().MarkHidden("tty")
 	c.ValidArgsFunction = g.completePods(&namespace)
 	// What follows the pod's name is the command's, flags included.
 	c.Flags().SetInterspersed(true)
 	return c
+}
+
+// podName takes kubectl's pod/NAME for NAME.
+func podName(arg string) string {
+	for _, kind := range []string{"pod/", "pods/", "po/"} {
+		if name, ok := strings.CutPrefix(arg, kind); ok {
+			return name
+		}
+	}
+	return arg
 }

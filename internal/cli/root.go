@@ -6,6 +6,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -131,6 +132,18 @@ func (g *global) client() (kubernetes.Interface, error) {
 	}
 	cfg.QPS = -1
 	return kubernetes.NewForConfig(cfg)
+}
+
+// reached says that nothing runs when that is why the API could not be asked.
+func (g *global) reached(ctx context.Context, err error) error {
+	client, dirErr := g.control()
+	if dirErr != nil {
+		return err
+	}
+	if asked := client.Get(ctx, standalone.PathHolders, &json.RawMessage{}); errors.Is(asked, control.ErrNotRunning) {
+		return fmt.Errorf("%s: %w; start it with `berth up`", g.dataDir, asked)
+	}
+	return err
 }
 
 // usage gives errors in the arguments their own exit code.

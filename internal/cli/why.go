@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -24,9 +25,14 @@ durations; what it waits for now, since when and who holds it; the last error in
 		Example: `  berth why pvc/quickstart
   berth why -n shop pod/db-0
   berth why pv/pvc-1c0f9a6e -o json`,
-		Args: usage(cobra.ExactArgs(1)),
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) != 1 && len(args) != 2 {
+				return &exitError{exitUsage, errors.New("name one object: pvc/NAME, pod/NAME or pv/NAME")}
+			}
+			return nil
+		},
 		RunE: func(c *cobra.Command, args []string) error {
-			target, err := why.ParseTarget(namespace, args[0])
+			target, err := why.ParseTarget(namespace, strings.Join(args, "/")) // also kubectl's `pvc NAME`
 			if err != nil {
 				return &exitError{exitUsage, err}
 			}

@@ -45,6 +45,14 @@ func TestWordings(t *testing.T) {
 		`access mode MULTI_NODE_MULTI_WRITER is not served: a volume of this pool is usable on one node (ReadWriteOnce or ReadWriteOncePod) (InvalidArgument)`:         "access-mode",
 		`size out of range: larger than the pool: 943718400 MiB are wanted, the pool holds at most 2821 MiB (OutOfRange)`:                                              "pool-full",
 		`volume is ReadWriteOncePod and pod default/old has it on this node`:                                                                                           "claim-in-use-by-one",
+		`size out of range: 104857600 bytes are too few for xfs, which needs at least 300 MiB (OutOfRange)`:                                                            "too-small",
+		`in use: grow the ext4 at /p: it can be grown only while it is not mounted (this process lacks CAP_SYS_RESOURCE)`:                                              "grow-unmounted",
+		`MountVolume.SetUp failed for volume "s" : secret "app" does not exist in namespace "default"; the volume is mounted as soon as it does`:                       "secret-missing",
+		`MountVolume.SetUp failed for volume "s" : configMap "app" does not exist in namespace "default"; the volume is mounted as soon as it does`:                    "configmap-missing",
+		`MountVolume.SetUp failed for volume "s" : configMap "app" has no key "nope"`:                                                                                  "key-missing",
+		`fsType "zfs" is not served (ext4, xfs or btrfs) (InvalidArgument)`:                                                                                            "filesystem-not-served",
+		`error getting deleter volume plugin for volume "hp": no deletable volume plugin matched`:                                                                      "no-deleter",
+		`No recycler plugin found for the volume!`:                                                                                                                     "no-recycler",
 		`something that nobody has seen before`:                                                                                                                        "",
 	} {
 		p := inPlainWords(message)

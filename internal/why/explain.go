@@ -173,12 +173,32 @@ func hint(ctx context.Context, client kubernetes.Interface, t Target) string {
 	}
 	for i := range events.Items {
 		e := &events.Items[i]
-		if e.Type == v1.EventTypeWarning && strings.HasPrefix(e.Reason, "Failed") && strings.Contains(e.Message, t.Name) {
+		if e.Type == v1.EventTypeWarning && strings.HasPrefix(e.Reason, "Failed") && tellsOf(e.Message, t.Name) {
 			return fmt.Sprintf("%s %s: %s", strings.ToLower(e.InvolvedObject.Kind), e.InvolvedObject.Name, e.Message)
 		}
 	}
 	return ""
 }
+
+// tellsOf says whether the message names the object as a word of its own: "web" is not told of by "web-2".
+func tellsOf(message, name string) bool {
+	for rest := message; ; {
+		at := strings.Index(rest, name)
+		if at < 0 {
+			return false
+		}
+		before, after := rest[:at], rest[at+len(name):]
+		if !strings.ContainsAny(lastByte(before), nameBytes) && !strings.ContainsAny(firstByte(after), nameBytes) {
+			return true
+		}
+		rest = after
+	}
+}
+
+const nameBytes = "abcdefghijklmnopqrstuvwxyz0123456789-"
+
+func firstByte(s string) string { return s[:min(1, len(s))] }
+func lastByte(s string) string  { return s[max(0, len(s)-1):] }
 
 // entriesOf picks the entries of one volume's journey: those that name its claim (of the same UID), its volume, or,
 // without naming a volume, its pod. What another pod did with the volume is left out.

@@ -147,3 +147,13 @@ func TestWaitedForLongest(t *testing.T) {
 		t.Errorf("%+v: %s", steps, what(&steps[0]))
 	}
 }
+
+// TestTellsOf: an event is a hint about an object that was never made only when it names that object, not a longer name.
+func TestTellsOf(t *testing.T) {
+	const quota = `create Claim data-db-0 for Pod db-0 failed: persistentvolumeclaims "data-db-0" is forbidden`
+	for name, want := range map[string]bool{"data-db-0": true, "db-0": true, "db": false, "data": false, "claims": false, "data-db-01": false} {
+		if got := tellsOf(quota, name); got != want {
+			t.Errorf("tells of %s: %v, want %v", name, got, want)
+		}
+	}
+}

@@ -27,7 +27,7 @@ type complaint struct {
 var reasons = map[string]int{
 	"FailedBinding": 2, "ProvisioningFailed": 4, "ClaimLost": 5, "ClaimMisbound": 5, "VolumeMismatch": 5, "ProvisioningCleanupFailed": 4,
 	"FailedScheduling": 6, "FailedAttachVolume": 7, "FailedMount": 9, "FailedMapVolume": 9, "NoContainerRuntime": 10,
-	"VolumeResizeFailed": 11, "FileSystemResizeFailed": 11, "FailedDetachVolume": 15, "VolumeFailedDelete": 17,
+	"VolumeResizeFailed": 11, "FileSystemResizeFailed": 11, "FailedDetachVolume": 15, "VolumeFailedDelete": 17, "VolumeFailedRecycle": 17,
 }
 
 // volumeProblem names the last error of a volume that still stands.
