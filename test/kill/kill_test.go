@@ -54,14 +54,25 @@ func TestKillAtEveryBoundary(t *testing.T) {
 				mine = append(mine, p.String())
 			}
 		}
+		if size > 1 {
+			// Not both sides of a boundary in one life: what died before an effect is often put right by the next start.
+			slices.SortStableFunc(mine, func(a, b string) int { return strings.Compare(side(a), side(b)) })
+		}
+		var missed []string
 		for batch := range slices.Chunk(mine, size) {
 			t.Run(batch[0], func(t *testing.T) {
 				// A fresh directory for each, so that no point depends on what another left.
-				missed := live(t, l, batch, "")
-				reached += len(batch) - len(missed)
-				for _, p := range missed {
-					t.Errorf("the life %q does not cross %s: extend it, or say in notCrossed why none can", l.name, p)
+				missed = append(missed, live(t, l, batch, "")...)
+			})
+		}
+		reached += len(mine) - len(missed)
+		for _, p := range missed {
+			t.Run(p+" again", func(t *testing.T) {
+				if size > 1 && len(live(t, l, []string{p}, "")) == 0 { // another death has put it right
+					reached++
+					return
 				}
+				t.Errorf("the life %q does not cross %s: extend it, or say in notCrossed why none can", l.name, p)
 			})
 		}
 	}
@@ -170,6 +181,8 @@ func choose(t *testing.T, found []boundaries.Boundary) []point {
 	}
 	return chosen
 }
+
+func side(p string) string { return p[strings.LastIndex(p, ":"):] }
 
 func hash(p point) uint64 {
 	h := fnv.New64a()

@@ -132,6 +132,14 @@ func (s *script) mounted() error {
 	if gid := fi.Sys().(*syscall.Stat_t).Gid; gid != 1000 {
 		return fmt.Errorf("%s belongs to group %d", dir, gid)
 	}
+	// What a kubelet with containers left in the pod's directory goes with the volume.
+	p, err := s.pod()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(s.in.Dir, "pods", string(p.UID), "volume-subpaths", "conf", "app", "0"), 0o750); err != nil {
+		return err
+	}
 	_, err = s.in.Berth(s.ctx, "exec", "app", "--", "sh", "-c", "touch /part/x && test -f /data/part/x && test -b /dev/raw && test -s /token/token")
 	return err
 }

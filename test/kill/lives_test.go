@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +37,8 @@ var lives = []life{
 	{name: "staged note", first: "backend-block/note-staged:after", steps: (*script).wholeLife},
 	{name: "half grown", first: "pool/extend-volume:before", steps: (*script).wholeLife},
 	{name: "half given back", first: "pool/inflate-ballast:after", steps: (*script).wholeLife},
+	{name: "raised limit", past: (*script).raiseLimit, steps: (*script).wholeLife},
+	{name: "strange loop", past: (*script).strangeLoop, steps: (*script).wholeLife},
 	{name: "copied pool", past: (*script).copyPool, steps: (*script).wholeLife},
 	{name: "long journal", past: (*script).fillJournal, steps: (*script).wholeLife},
 	{name: "device", args: (*script).poolDevice, steps: (*script).wholeLife},
@@ -45,6 +48,7 @@ var lives = []life{
 // home names the life of the boundaries that the whole life does not cross.
 var home = map[string]string{
 	"backend-block/drop-stale-staged":  "staged note",
+	"backend-block/repair":             "reboot",
 	"claim/claim-migrated-to":          "odd",
 	"claim/claim-phase":                "odd",
 	"claim/default-class":              "odd",
@@ -56,17 +60,24 @@ var home = map[string]string{
 	"claim/unprotect-attributes-class": "odd",
 	"claim/volume-finalizer":           "odd",
 	"mount/unmount":                    "offline",
+	"node/delete-stale-csinode":        "odd",
 	"node/renew-lease":                 "offline",
 	"node/write-node":                  "odd",
+	"pool/allocate-growth":             "raised limit",
 	"pool/claim-device":                "device",
+	"pool/detach-deleted":              "strange loop",
+	"pool/extend-image":                "raised limit",
 	"pool/fill-hole":                   "copied pool",
 	"pool/finish-extending-volume":     "half grown",
 	"pool/grow-device-filesystem":      "device",
+	"pool/grow-filesystem":             "raised limit",
+	"pool/grow-loop-device":            "raised limit",
 	"pool/make-device-filesystem":      "device",
 	"pool/punch-held":                  "half given back",
 	"pool/settle-device":               "half made device",
 	"pool/settle-new-device":           "device",
 	"pool/teardown-detach-volume":      "offline",
+	"pool/teardown-unmount-volume":     "offline",
 	"schedule/report-unschedulable":    "odd",
 	"trace/remove-segment":             "long journal",
 }
@@ -89,6 +100,9 @@ func (s *script) offlineLife() []step {
 		{"data is written and fsynced", s.write},
 		{"it is killed and taken down", func() error {
 			if !killed {
+				if err := s.bindElsewhere(); err != nil {
+					return err
+				}
 				if err := s.in.Kill(); err != nil {
 					return err
 				}
@@ -104,6 +118,15 @@ func (s *script) offlineLife() []step {
 		{"claims and pod are deleted", s.deleteAll},
 		{"nothing is left", s.nothingLeft},
 	}
+}
+
+// bindElsewhere shows a volume outside the data directory, as a user does who wants to look at it.
+func (s *script) bindElsewhere() error {
+	file, err := s.file()
+	if err != nil {
+		return err
+	}
+	return unix.Mount(filepath.Dir(file), filepath.Join(s.host, "elsewhere"), "", unix.MS_BIND, "")
 }
 
 // reboot leaves what a machine that lost its power finds: files, and nothing in the kernel.
@@ -126,6 +149,9 @@ func (s *script) reboot() error {
 	for i := len(mounts) - 1; i >= 0; i-- { // the pool's own keeps until its volumes' devices are gone
 		_ = unix.Unmount(mounts[i].Mountpoint, unix.UMOUNT_NOFOLLOW)
 	}
+	if err := s.markErrors(); err != nil {
+		return err
+	}
 	return s.settled(func(w instance.World) error {
 		for _, l := range w.Loops {
 			_ = exec.Command("losetup", "--detach", "/dev/"+strings.Fields(l)[0]).Run()
@@ -135,6 +161,64 @@ func (s *script) reboot() error {
 		}
 		return w.Empty()
 	})
+}
+
+// markErrors sets the mark of errors in the ext4 filesystems of the volumes, as the kernel does when it finds one.
+func (s *script) markErrors() error {
+	disks, err := filepath.Glob(filepath.Join(s.in.Dir, "pools", "default", "volumes", "*", "disk"))
+	if err != nil {
+		return err
+	}
+	marked := 0
+	for _, disk := range disks {
+		f, err := os.OpenFile(disk, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		const magicAt, stateAt = 1024 + 56, 1024 + 58
+		magic := make([]byte, 2)
+		if _, err = f.ReadAt(magic, magicAt); err == nil && string(magic) == "\x53\xef" {
+			_, err = f.WriteAt([]byte{2, 0}, stateAt)
+			marked++
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	}
+	if marked == 0 {
+		return fmt.Errorf("no ext4 among %q", disks)
+	}
+	return nil
+}
+
+// raiseLimit leaves a pool that was made with a smaller limit.
+func (s *script) raiseLimit() error {
+	args := s.in.Args
+	s.in.Args = append(slices.Clone(args), "--pool-size", "1Gi") // the last one counts
+	err := s.once()
+	s.in.Args = args
+	return err
+}
+
+// strangeLoop leaves a loop device of a volume that is gone.
+func (s *script) strangeLoop() error {
+	if err := s.alive(); err != nil {
+		return err
+	}
+	if err := s.in.Kill(); err != nil {
+		return err
+	}
+	disk := filepath.Join(s.in.Dir, "pools", "default", "volumes", "gone", "disk")
+	if err := os.MkdirAll(filepath.Dir(disk), 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
+		return err
+	}
+	if out, err := exec.Command("losetup", "--find", disk).CombinedOutput(); err != nil {
+		return fmt.Errorf("losetup: %w: %s", err, out)
+	}
+	return os.RemoveAll(filepath.Dir(disk))
 }
 
 // settled waits until the world is right. The kernel lets a loop device go a moment after its last user, and whoever

@@ -228,6 +228,11 @@ func (s *script) nodeAnew() error {
 		return err
 	}
 	if s.oldNode == "" {
+		// Without its owner's name, so that the garbage collector does not take the CSINode away before the node does.
+		_, err := s.client.StorageV1().CSINodes().Patch(s.ctx, n.Name, types.MergePatchType, []byte(`{"metadata":{"ownerReferences":null}}`), metav1.PatchOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
 		if err := s.client.CoreV1().Nodes().Delete(s.ctx, n.Name, metav1.DeleteOptions{}); err != nil {
 			return err
 		}

@@ -53,7 +53,7 @@ func newScript(t *testing.T, ctx context.Context, in *instance.Instance) *script
 	t.Helper()
 	s := &script{in: in, ctx: ctx, host: in.Dir + "-host", log: t.Logf}
 	t.Cleanup(func() { os.RemoveAll(s.host) })
-	for _, dir := range []string{"static", "local", "migrated", "lost"} {
+	for _, dir := range []string{"static", "local", "migrated", "lost", "elsewhere"} {
 		if err := os.MkdirAll(filepath.Join(s.host, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -33,17 +33,30 @@ func formatAndMount(ctx context.Context, device, dir, fsType string, options []s
 	if err != nil {
 		return fmt.Errorf("read the format of %s: %w", device, err)
 	}
-	if found == "" {
-		if err := mustBeEmpty(device); err != nil {
+	if found != "" {
+		if err := formatEnded(dir); err != nil {
+			return err
+		}
+	} else {
+		if !formatBegan(dir, device) {
+			if err := mustBeEmpty(device); err != nil {
+				return err
+			}
+		}
+		if err := beginFormat(dir, device); err != nil {
 			return err
 		}
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return boundary.Do("intree/format-and-mount", func() error {
+	err = boundary.Do("intree/format-and-mount", func() error {
 		return m.FormatAndMount(device, dir, fsType, options)
 	})
+	if err != nil {
+		return err
+	}
+	return formatEnded(dir)
 }
 
 // mustBeEmpty reads the beginning of the device.

@@ -84,8 +84,11 @@ func (l *local) Stage(ctx context.Context, r plugin.StageRequest) error {
 	}
 	dir := l.globalDir(r.Volume.PV.Name)
 	mounted, _, err := l.disk.Mounted(dir)
-	if err != nil || mounted {
+	if err != nil {
 		return err
+	}
+	if mounted {
+		return formatEnded(dir)
 	}
 	if err := l.makeTarget(dir); err != nil {
 		return err
