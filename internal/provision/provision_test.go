@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 // A claim that was handed to the driver gets a volume; the intent is on the claim before the driver is asked, and goes
@@ -137,6 +139,29 @@ func TestReleasedVolumeWaitsForItsAttachment(t *testing.T) {
 	w.api.StorageV1().VolumeAttachments().Delete(t.Context(), "va", metav1.DeleteOptions{})
 	w.eventually("the deletion", func() bool { _, n := d.calls(); return n == 1 })
 	w.eventually("the PersistentVolume to go", func() bool { return w.volume("pv") == nil })
+}
+
+// The user changes the policy to Retain, and the cache does not show it yet when the volume's turn to be deleted has come.
+func TestVolumeThatIsRetainedAtTheLastMomentIsKept(t *testing.T) {
+	pv := &v1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv", Annotations: map[string]string{annProvisionedBy: "d"}},
+		Spec: v1.PersistentVolumeSpec{PersistentVolumeReclaimPolicy: v1.PersistentVolumeReclaimDelete,
+			PersistentVolumeSource: v1.PersistentVolumeSource{CSI: &v1.CSIPersistentVolumeSource{Driver: "d", VolumeHandle: "h"}}},
+		Status: v1.PersistentVolumeStatus{Phase: v1.VolumeReleased}}
+	w := start(t, class("d"), pv)
+	var asked atomic.Int32
+	w.api.PrependReactor("get", "persistentvolumes", func(clienttesting.Action) (bool, runtime.Object, error) {
+		asked.Add(1)
+		now := pv.DeepCopy()
+		now.Spec.PersistentVolumeReclaimPolicy = v1.PersistentVolumeReclaimRetain
+		return true, now, nil
+	})
+	d := &tiny{name: "d", caps: createDelete}
+	w.m.AddDriver(t.Context(), d.serve(t))
+	w.eventually("the last look", func() bool { return asked.Load() > 0 })
+	time.Sleep(50 * time.Millisecond)
+	if _, n := d.calls(); n != 0 {
+		t.Error("deleted")
+	}
 }
 
 // A driver without a controller service, one added twice, and one that goes.

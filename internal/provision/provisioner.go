@@ -9,6 +9,8 @@ import (
 	attctl "github.com/kubernetes-csi/external-attacher/v4/pkg/controller"
 	"google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	libprov "sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
 	"berth.io/berth/internal/trace"
@@ -110,6 +112,9 @@ func (p *provisioner) ShouldDelete(_ context.Context, pv *v1.PersistentVolume) b
 
 func (p *provisioner) Delete(ctx context.Context, pv *v1.PersistentVolume) (err error) {
 	m := p.r.m
+	if err := p.stillDeletable(ctx, pv); err != nil {
+		return err
+	}
 	e := trace.Entry{Step: trace.Deleted, State: trace.Began, Detail: "asking driver " + p.r.driver.Name, Claim: trace.ClaimOf(pv), Volume: pv.Name}
 	if p.r.began.Add(pv.Name, "") {
 		m.opts.Trace.Record(e)
@@ -132,6 +137,21 @@ func (p *provisioner) Delete(ctx context.Context, pv *v1.PersistentVolume) (err 
 		p.r.capacity.changed()
 	}()
 	return p.Provisioner.Delete(ctx, pv)
+}
+
+// stillDeletable reads the volume once more, right before its data is destroyed: the cache that the library decided from may be
+// behind a user who has just changed the policy to Retain, while the volume waited for its detach or for a retry.
+func (p *provisioner) stillDeletable(ctx context.Context, pv *v1.PersistentVolume) error {
+	live, err := p.r.m.opts.Client.CoreV1().PersistentVolumes().Get(ctx, pv.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return &libprov.IgnoredError{Reason: "its PersistentVolume is gone"}
+	case err != nil:
+		return fmt.Errorf("read volume %s before its deletion: %w", pv.Name, err)
+	case live.UID != pv.UID, live.Status.Phase != v1.VolumeReleased, live.Spec.PersistentVolumeReclaimPolicy != v1.PersistentVolumeReclaimDelete:
+		return &libprov.IgnoredError{Reason: "its PersistentVolume has changed meanwhile"}
+	}
+	return nil
 }
 
 // words are an error's text for a user, without the wire's "rpc error: code = …".
