@@ -12,7 +12,8 @@ func newDown(g *global) *cobra.Command {
 		Short: "Unmount and detach all volumes, and stop the instance",
 		Long: `Unmount and detach all volumes, and stop the instance. It works also when nothing runs any more, for instance after a
 kill -9. Claims, pods and data stay: the next ` + "`berth up`" + ` mounts again what pods want. A volume with files open in it
-is not torn away: the command says which, and the instance goes on.`,
+is not torn away: the command says which, and which process has them; end it and run ` + "`berth down`" + ` again. Until then the
+instance runs on, with the other volumes unmounted.`,
 		Example: `  berth down
   berth down --data-dir /srv/berth`,
 		Args: usage(cobra.NoArgs),
