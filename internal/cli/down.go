@@ -11,7 +11,8 @@ func newDown(g *global) *cobra.Command {
 		Use:   "down",
 		Short: "Unmount and detach all volumes, and stop the instance",
 		Long: `Unmount and detach all volumes, and stop the instance. It works also when nothing runs any more, for instance after a
-kill -9. Claims, pods and data stay: the next ` + "`berth up`" + ` mounts again what pods want. A volume with files open in it
+kill -9. Claims, pods and the data of persistent volumes stay: the next ` + "`berth up`" + ` mounts again what pods want. What
+pods have in emptyDir volumes goes. A volume with files open in it
 is not torn away: the command says which, and which process has them; end it and run ` + "`berth down`" + ` again. Until then the
 instance runs on, with the other volumes unmounted.`,
 		Example: `  berth down
