@@ -54,6 +54,10 @@ func formatAndMount(ctx context.Context, device, dir, fsType string, options []s
 		return m.FormatAndMount(device, dir, fsType, options)
 	})
 	if err != nil {
+		if mustBeEmpty(device) == nil {
+			// A mkfs that wrote nothing leaves nothing to go on with; what somebody writes there later is theirs.
+			err = errors.Join(err, formatEnded(dir))
+		}
 		return err
 	}
 	return formatEnded(dir)
