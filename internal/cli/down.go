@@ -14,7 +14,7 @@ func newDown(g *global) *cobra.Command {
 kill -9. Claims, pods and the data of persistent volumes stay: the next ` + "`berth up`" + ` mounts again what pods want. What
 pods have in emptyDir volumes goes. A volume with files open in it
 is not torn away: the command says which, and which process has them; end it and run ` + "`berth down`" + ` again. Until then the
-instance runs on, with the other volumes unmounted.`,
+instance runs on, with the other volumes unmounted. What runs by ` + "`berth exec`" + ` is ended, as at the end of its pod.`,
 		Example: `  berth down
   berth down --data-dir /srv/berth`,
 		Args: usage(cobra.NoArgs),

@@ -269,6 +269,9 @@ func (m *Manager) Teardown(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			m.mu.Lock()
+			left = m.unsettled() // with the reasons by now
+			m.mu.Unlock()
 			return fmt.Errorf("tear down: %w: %w", ctx.Err(), left)
 		case <-settled:
 		}

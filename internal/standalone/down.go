@@ -10,9 +10,12 @@ import (
 	"syscall"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"berth.io/berth/internal/block/pool"
 	"berth.io/berth/internal/control"
 	"berth.io/berth/internal/mount"
+	"berth.io/berth/internal/node/holderexec"
 	"berth.io/berth/internal/plugin"
 	"berth.io/berth/internal/plugin/csi"
 	"berth.io/berth/internal/plugin/intree"
@@ -113,6 +116,9 @@ func (d DataDir) awaitLock(ctx context.Context) (func(), error) {
 
 // teardownOffline takes away what is mounted and attached below the directory, with no API and no driver.
 func (d DataDir) teardownOffline(ctx context.Context) error {
+	if err := d.endCommands(); err != nil {
+		return err
+	}
 	log := slog.New(slog.DiscardHandler)
 	drivers := csi.NewDrivers(csi.DriversOptions{Journal: d.driversJournal(), Log: log})
 	drivers.RegisterKnown()
@@ -127,5 +133,22 @@ func (d DataDir) teardownOffline(ctx context.Context) error {
 
 // teardown takes everything down in a running instance; the pool follows when the instance has ended.
 func (in *instance) teardown(ctx context.Context) error {
+	if err := in.dir.endCommands(); err != nil {
+		return err
+	}
 	return in.rooms.mount.Teardown(ctx)
+}
+
+// endCommands ends what runs by `berth exec`, as the end of its pod would: its mount namespace keeps the volumes' loop
+// devices, and with them the pool, busy, and nothing in ours shows that.
+func (d DataDir) endCommands() error {
+	pods, err := os.ReadDir(d.join("pods"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	var errs []error
+	for _, p := range pods {
+		errs = append(errs, holderexec.KillAll(string(d), types.UID(p.Name())))
+	}
+	return errors.Join(errs...)
 }

@@ -238,7 +238,7 @@ func (in *instance) untilEnd(ctx, workCtx context.Context) error {
 			return nil // work.Wait has the error
 		case r := <-in.down:
 			in.say.line("going down: unmounting and detaching")
-			err := in.teardown(workCtx)
+			err := in.tearDownWithin(ctx, workCtx)
 			r.done <- err
 			if err == nil {
 				return nil
@@ -246,6 +246,22 @@ func (in *instance) untilEnd(ctx, workCtx context.Context) error {
 			in.say.line("down failed, still running: %v", err)
 		}
 	}
+}
+
+// downWithin is how long volumes may take to be unmounted before `berth down` tells what holds them.
+const downWithin = 10 * time.Second
+
+// tearDownWithin takes everything down, and gives up when something stays in use or the user ends the instance meanwhile.
+// What is unmounted until then stays so, and unmounting goes on: the next `berth down` finds less to do.
+func (in *instance) tearDownWithin(ctx, workCtx context.Context) error {
+	limited, cancel := context.WithTimeout(workCtx, downWithin)
+	defer cancel()
+	defer context.AfterFunc(ctx, cancel)()
+	err := in.teardown(limited)
+	if errors.Is(err, context.DeadlineExceeded) && workCtx.Err() == nil {
+		return fmt.Errorf("volumes are still in use after %s; end what uses them and run `berth down` again:\n%w", downWithin, err)
+	}
+	return err
 }
 
 // becomeReady waits for the rooms, then applies the user's manifests.

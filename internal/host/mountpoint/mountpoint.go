@@ -77,13 +77,17 @@ func Bind(source, target string, readOnly bool, options []string) error {
 	return nil
 }
 
-// Unmount takes away the topmost mount at target. Not mounted is success; EBUSY when it is in use.
+// Unmount takes away the topmost mount at target. Not mounted is success; EBUSY, with the
+// processes named, when it is in use.
 //
 // boundary: held by the caller.
 func Unmount(target string) error {
 	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
 	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, fs.ErrNotExist) {
 		return nil
+	}
+	if errors.Is(err, unix.EBUSY) {
+		return busy(target, err)
 	}
 	return fmt.Errorf("unmount %s: %w", target, err)
 }
