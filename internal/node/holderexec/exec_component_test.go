@@ -223,3 +223,27 @@ func TestKillAllEndsTheCommand(t *testing.T) {
 		t.Errorf("unmount after KillAll: %v", err)
 	}
 }
+
+// What a command leaves running in the background ends with it: it would keep the volume's filesystem busy.
+func TestTheEndOfTheCommandEndsWhatItLeaves(t *testing.T) {
+	src := t.TempDir()
+	if err := unix.Mount("tmpfs", src, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(src, unix.MNT_DETACH) })
+	s := Spec{Mounts: []Mount{{Volume: "v", Source: src, Target: "/bx"}}}
+	out, code, err := run(t, s, "sleep 600 >/dev/null 2>&1 </dev/null & echo $!")
+	if code != 0 || err != nil {
+		t.Fatalf("code %d, %v", code, err)
+	}
+	left := filepath.Join("/proc", strings.TrimSpace(out))
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		state, err := os.ReadFile(filepath.Join(left, "stat"))
+		if err != nil || strings.Contains(string(state), ") Z ") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("process %s still runs", strings.TrimSpace(out))
+		}
+	}
+}

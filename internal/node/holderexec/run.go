@@ -31,7 +31,7 @@ type Stdio struct {
 }
 
 // Run runs argv as s describes and returns its exit code; 128+n when signal n ended it. An error means that the
-// command did not start; the code is then one of the Exit constants. When ctx ends, the command gets SIGTERM, and
+// command did not start; the code is then one of the Exit constants. What the command leaves running ends with it. When ctx ends, the command gets SIGTERM, and
 // SIGKILL ten seconds later. SIGINT and SIGQUIT are the command's, which shares the terminal.
 func Run(ctx context.Context, s Spec, argv []string, stdio Stdio) (int, error) {
 	if len(argv) == 0 {
@@ -72,6 +72,7 @@ func Run(ctx context.Context, s Spec, argv []string, stdio Stdio) (int, error) {
 	}
 	forget := note(s.RunDir, cmd.Process.Pid)
 	defer forget()
+	defer endNamespace(cmd.Process.Pid)()
 	failW.Close()
 	go func() { // a large order must not wait for a helper that is not reading yet
 		_, _ = orderW.Write(order)

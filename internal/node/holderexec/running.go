@@ -74,15 +74,39 @@ func killNamespace(pid int) error {
 		return err
 	}
 	machine, _ := os.Readlink("/proc/1/ns/mnt") // a container may not look
-	kill := func(pid int) error {
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return fmt.Errorf("kill %d: %w", pid, err)
-		}
-		return nil
-	}
 	if namespace == own || namespace == machine {
 		return kill(pid)
 	}
+	return killAllIn(namespace)
+}
+
+func kill(pid int) error {
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("kill %d: %w", pid, err)
+	}
+	return nil
+}
+
+// endNamespace remembers the mount namespace that was made for pid; end kills what is left there when the command has
+// ended. A process left behind would keep the volumes busy, with nothing in the machine's own namespace to show it.
+func endNamespace(pid int) (end func()) {
+	path := fmt.Sprintf("/proc/%d/ns/mnt", pid)
+	f, err := os.Open(path) // as long as it is open, its number goes to no other namespace
+	if err != nil {
+		return func() {}
+	}
+	made, err := os.Readlink(path)
+	own, ownErr := os.Readlink("/proc/self/ns/mnt")
+	return func() {
+		defer f.Close()
+		if machine, _ := os.Readlink("/proc/1/ns/mnt"); err == nil && ownErr == nil && made != own && made != machine {
+			_ = killAllIn(made)
+		}
+	}
+}
+
+// killAllIn kills every process in the mount namespace.
+func killAllIn(namespace string) error {
 	processes, err := os.ReadDir("/proc")
 	if err != nil {
 		return err
