@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -31,6 +33,9 @@ func startEtcd(dir string) (stop func(), err error) {
 	}
 	cfg := embed.NewConfig()
 	cfg.Dir = filepath.Join(dir, "etcd")
+	if err := beginMaking(cfg.Dir); err != nil {
+		return nil, err
+	}
 	client, _ := url.Parse(etcdEndpoint)
 	peer, _ := url.Parse(etcdPeer)
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{*client}, []url.URL{*client}
@@ -48,13 +53,38 @@ func startEtcd(dir string) (stop func(), err error) {
 	}
 	select {
 	case <-e.Server.ReadyNotify():
+		if err := os.Remove(making(cfg.Dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			e.Server.Stop()
+			return nil, err
+		}
 		// Not Close: it waits 5 s for watches, which end with the process. Stop writes everything out.
 		return e.Server.Stop, nil
 	case err := <-e.Err():
 		e.Close()
 		return nil, fmt.Errorf("etcd on %s: %w", cfg.Dir, err)
 	case <-time.After(60 * time.Second):
-		e.Close()
+		// Without Close, which waits for what did not become ready; the process ends.
 		return nil, fmt.Errorf("etcd on %s was not ready within 60 s", cfg.Dir)
 	}
+}
+
+// making stands beside etcd's directory from before it is made until etcd has served for the first time.
+func making(etcd string) string { return etcd + ".making" }
+
+// beginMaking removes what a process left that died while it made etcd's directory: a log without its only member in
+// it, with which etcd would wait for ever for a leader. Nothing was served from it yet.
+func beginMaking(etcd string) error {
+	_, err := os.Lstat(making(etcd))
+	interrupted := err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	_, err = os.Lstat(etcd)
+	switch {
+	case interrupted:
+		return os.RemoveAll(etcd)
+	case errors.Is(err, fs.ErrNotExist):
+		return os.WriteFile(making(etcd), nil, 0o600)
+	}
+	return err
 }
