@@ -58,7 +58,14 @@ func bootstrap(ctx context.Context, client kubernetes.Interface, a *applier) (*c
 	}
 	first := apierrors.IsNotFound(err)
 	if !first && cm.Data[installedHash] == hash {
-		return cm, nil
+		_, err := client.StorageV1().CSIDrivers().Get(ctx, blockDriver, metav1.GetOptions{})
+		if err == nil {
+			return cm, nil
+		}
+		// A class is the user's to delete; without the driver's object it would be attached and mounted by other rules.
+		if !apierrors.IsNotFound(err) {
+			return nil, fmt.Errorf("read what is installed: %w", err)
+		}
 	}
 	if err := install(ctx, a, files, first); err != nil {
 		return nil, err
