@@ -157,3 +157,16 @@ func TestTellsOf(t *testing.T) {
 		}
 	}
 }
+
+// TestErrorToldOnce: the steps that wait for one that failed do not repeat its error.
+func TestErrorToldOnce(t *testing.T) {
+	var b bytes.Buffer
+	p := &printer{out: &b, TextOptions: TextOptions{Location: time.UTC}}
+	p.steps([]Step{
+		{Step: trace.Staged, State: trace.Failed, Error: "bad option", Failures: 1},
+		{Step: trace.Running, State: trace.Waiting, Detail: `waiting for volume "data": bad option`},
+	})
+	if got := b.String(); strings.Count(got, "bad option") != 1 || !strings.Contains(got, `waiting for volume "data": see above`) {
+		t.Error(got)
+	}
+}

@@ -170,9 +170,17 @@ func (p *printer) steps(steps []Step) {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprint(w, "\n  \tSTEP\tAT\tAFTER\tTOOK\tWHAT\n")
+	told := "" // an error that later steps wait for is told once
 	for i := range steps {
 		s := &steps[i]
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", mark(s), s.Step, p.at(s), after(s), took(s), what(s))
+		text := what(s)
+		if told != "" && s.State == trace.Waiting {
+			text = strings.ReplaceAll(text, told, "see above")
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", mark(s), s.Step, p.at(s), after(s), took(s), text)
+		if s.State == trace.Failed {
+			told = firstLine(s.Error)
+		}
 	}
 	w.Flush()
 	for line := range strings.Lines(b.String()) {
