@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -65,6 +66,11 @@ func runKubectl(g *global, args []string) error {
 	cmdutil.BehaviorOnFatal(func(msg string, code int) {
 		if msg != "" {
 			fmt.Fprintln(os.Stderr, strings.TrimRight(msg, "\n"))
+		}
+		if strings.Contains(msg, "was refused") {
+			if err := g.reached(context.Background(), nil); err != nil {
+				fmt.Fprintln(os.Stderr, "berth:", err)
+			}
 		}
 		os.Exit(code)
 	})
