@@ -36,10 +36,10 @@ e2e: build ## one test per user story: the real `berth up`, driven by kubectl (r
 	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) go test -count=1 -timeout 20m ./test/boundaries ./test/e2e
 
 kill: build ## kill -9 at every step boundary, all of them (root; long)
-	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_KILL_SAMPLE=all go test -count=1 -timeout 120m -v ./test/kill
+	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_KILL_SAMPLE=all BERTH_KILL_BATCH=12 go test -count=1 -timeout 120m -v ./test/kill
 
 kill-sample: build ## twelve of them (root)
-	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_KILL_SAMPLE=12 go test -count=1 -timeout 20m -v ./test/kill
+	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_KILL_SAMPLE=12 go test -count=1 -timeout 20m -v -run TestKillAtEveryBoundary ./test/kill
 
 fuzz: ## each fuzz target for 20 s
 	@scripts/fuzz.sh 20s
