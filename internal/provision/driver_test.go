@@ -155,7 +155,12 @@ type world struct {
 
 func start(t *testing.T, objects ...runtime.Object) *world {
 	t.Helper()
-	api := fake.NewClientset(objects...)
+	return startOn(t, fake.NewClientset(objects...))
+}
+
+// startOn is start on an API whose reactions are set: that must happen before anything asks it.
+func startOn(t *testing.T, api *fake.Clientset) *world {
+	t.Helper()
 	f := informers.NewSharedInformerFactory(api, 0)
 	m, err := New(Options{Client: api, Informers: f, Workers: 4, RPCTimeout: 2 * time.Second, Namespace: "berth-system",
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil))})

@@ -13,6 +13,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 )
 
@@ -147,14 +148,15 @@ func TestVolumeThatIsRetainedAtTheLastMomentIsKept(t *testing.T) {
 		Spec: v1.PersistentVolumeSpec{PersistentVolumeReclaimPolicy: v1.PersistentVolumeReclaimDelete,
 			PersistentVolumeSource: v1.PersistentVolumeSource{CSI: &v1.CSIPersistentVolumeSource{Driver: "d", VolumeHandle: "h"}}},
 		Status: v1.PersistentVolumeStatus{Phase: v1.VolumeReleased}}
-	w := start(t, class("d"), pv)
 	var asked atomic.Int32
-	w.api.PrependReactor("get", "persistentvolumes", func(clienttesting.Action) (bool, runtime.Object, error) {
+	api := fake.NewClientset(class("d"), pv)
+	api.PrependReactor("get", "persistentvolumes", func(clienttesting.Action) (bool, runtime.Object, error) {
 		asked.Add(1)
 		now := pv.DeepCopy()
 		now.Spec.PersistentVolumeReclaimPolicy = v1.PersistentVolumeReclaimRetain
 		return true, now, nil
 	})
+	w := startOn(t, api)
 	d := &tiny{name: "d", caps: createDelete}
 	w.m.AddDriver(t.Context(), d.serve(t))
 	w.eventually("the last look", func() bool { return asked.Load() > 0 })
