@@ -29,6 +29,13 @@ type bench struct {
 	s      *Scheduler
 }
 
+// react adds a reaction while the scheduler runs, under the fake's own lock, which adding does not take.
+func (b *bench) react(verb, resource string, f k8stesting.ReactionFunc) {
+	b.client.Lock()
+	defer b.client.Unlock()
+	b.client.PrependReactor(verb, resource, f)
+}
+
 func start(t *testing.T, o Options, objects ...runtime.Object) *bench {
 	b := &bench{T: t, client: fake.NewClientset(objects...), events: record.NewFakeRecorder(1000)}
 	b.client.PrependReactor("create", "pods", func(a k8stesting.Action) (bool, runtime.Object, error) {
@@ -308,7 +315,7 @@ func TestProvisioningFails(t *testing.T) {
 func TestConflictIsTriedAgain(t *testing.T) {
 	b := start(t, Options{}, testNode("n1"), testClass("static", late, "kubernetes.io/no-provisioner"))
 	var refusals atomic.Int32
-	b.client.PrependReactor("patch", "persistentvolumes", func(k8stesting.Action) (bool, runtime.Object, error) {
+	b.react("patch", "persistentvolumes", func(k8stesting.Action) (bool, runtime.Object, error) {
 		if refusals.Add(1) <= 3 {
 			return true, nil, apierrors.NewConflict(schema.GroupResource{Resource: "persistentvolumes"}, "pv", errors.New("changed"))
 		}
@@ -349,7 +356,7 @@ func TestDeletedPodLeavesNothing(t *testing.T) {
 		testClaim("c1", "static", "1Gi"), testClaim("c2", "static", "1Gi"), testVolume("pv", "static", "1Gi"))
 	hold := make(chan struct{})
 	var once atomic.Bool
-	b.client.PrependReactor("patch", "persistentvolumes", func(k8stesting.Action) (bool, runtime.Object, error) {
+	b.react("patch", "persistentvolumes", func(k8stesting.Action) (bool, runtime.Object, error) {
 		if once.CompareAndSwap(false, true) {
 			<-hold
 			return true, nil, errors.New("the connection broke")
