@@ -317,7 +317,7 @@ func TestUseThatEndsInTheAnswerToOurOwnWrite(t *testing.T) {
 		objects(one(machine("n", has("v1", "v2"), uses("v1", "v2"))), bound("a", "v1", v1.ReadWriteOnce), bound("a", "v2", v1.ReadWriteOnce))...)
 	w.eventually("both wait", func() bool { return len(w.c.Holders()) == 2 })
 	quiet := machine("n") // from the first write on, v2 is not used any more, and no event says so
-	w.api.Lock() // the fake's own lock, which adding a reaction does not take
+	w.api.Lock()          // the fake's own lock, which adding a reaction does not take
 	w.api.PrependReactor("patch", "nodes", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		n := quiet.DeepCopy()
 		return true, n, json.Unmarshal(a.(clienttesting.PatchAction).GetPatch(), n)
