@@ -29,7 +29,7 @@ unit: ## tests that need no root, with the race detector
 	go test -race $$(go list ./... | grep -v /test/)
 	cd cmd/berth-apiserver && go test ./...
 
-component: ## tests on real loop devices, XFS and mounts (root)
+component: build ## tests on real loop devices, XFS and mounts (root)
 	$(SUDO) env "PATH=$$PATH" go test -tags component -count=1 -p 1 ./internal/...
 
 e2e: build ## one test per user story: the real `berth up`, driven by kubectl (root)

@@ -35,7 +35,7 @@ func apiServer(t *testing.T) kubernetes.Interface {
 		program = "../../bin/berth-apiserver"
 	}
 	if _, err := os.Stat(program); err != nil {
-		t.Skipf("no API server: %v", err)
+		t.Fatalf("no API server: %v; run `make component`, which builds it", err)
 	}
 	dir := t.TempDir()
 	log, err := os.Create(filepath.Join(dir, "log"))

@@ -130,7 +130,7 @@ func loop(t *testing.T, size int64) string {
 	}
 	out, err := exec.Command("losetup", "-f", "--show", image).Output()
 	if err != nil {
-		t.Skipf("no loop devices: %v", err)
+		t.Fatalf("no loop devices: %v", err)
 	}
 	device := strings.TrimSpace(string(out))
 	t.Cleanup(func() { _ = exec.Command("losetup", "-d", device).Run() })
