@@ -14,6 +14,7 @@ import (
 	storagehelpers "k8s.io/component-helpers/storage/volume"
 
 	"berth.io/berth/internal/plugin"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 func isBoundTo(t *testing.T, a *api, claim, volume string) bool {
@@ -248,6 +249,10 @@ func TestRecycleWaitsForPods(t *testing.T) {
 	a := newAPI(t, pod, volume("v", "1Gi", reclaimed(v1.PersistentVolumeReclaimRecycle), claimedBy("gone", "uid-gone"), inPhase(v1.VolumeReleased)))
 	r := run(t, a, &mockPlugin{})
 	r.said(t, "Normal VolumeFailedRecycle Volume is used by pods: ns/p")
+	// The fake loses what happens between an informer's list and its watch.
+	eventually(t, "pods watched", func() bool {
+		return slices.ContainsFunc(a.Actions(), func(x clienttesting.Action) bool { return x.Matches("watch", "pods") })
+	})
 	if err := a.Tracker().Delete(v1.SchemeGroupVersion.WithResource("pods"), "ns", "p"); err != nil {
 		t.Fatal(err)
 	}
