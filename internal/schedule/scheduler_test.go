@@ -2,8 +2,10 @@ package schedule
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,11 +13,15 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	k8stesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 	storagehelpers "k8s.io/component-helpers/storage/volume"
@@ -36,8 +42,53 @@ func (b *bench) react(verb, resource string, f k8stesting.ReactionFunc) {
 	b.client.PrependReactor(verb, resource, f)
 }
 
+// versions has the fake API number each write, as the real one does: whether a write's answer is newer than what the
+// watch has brought is decided by that number.
+func (b *bench) versions() {
+	var last atomic.Int64
+	next := func() string { return strconv.FormatInt(last.Add(1)+1, 10) }
+	b.client.PrependReactor("*", "*", func(a k8stesting.Action) (bool, runtime.Object, error) {
+		switch a := a.(type) {
+		case k8stesting.CreateActionImpl:
+			setVersion(b.T, a.Object, next())
+		case k8stesting.UpdateActionImpl:
+			setVersion(b.T, a.Object, next())
+		case k8stesting.PatchActionImpl:
+			var body map[string]any
+			if err := json.Unmarshal(a.Patch, &body); err != nil {
+				return true, nil, err
+			}
+			metadata, _ := body["metadata"].(map[string]any)
+			if metadata == nil {
+				metadata = map[string]any{}
+				body["metadata"] = metadata
+			}
+			metadata["resourceVersion"] = next()
+			var err error
+			if a.Patch, err = json.Marshal(body); err != nil {
+				return true, nil, err
+			}
+			return k8stesting.ObjectReaction(b.client.Tracker())(a)
+		}
+		return false, nil, nil
+	})
+}
+
+func setVersion(t *testing.T, o runtime.Object, version string) {
+	m, err := meta.Accessor(o)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	m.SetResourceVersion(version)
+}
+
 func start(t *testing.T, o Options, objects ...runtime.Object) *bench {
+	for _, o := range objects {
+		setVersion(t, o, "1")
+	}
 	b := &bench{T: t, client: fake.NewClientset(objects...), events: record.NewFakeRecorder(1000)}
+	b.versions()
 	b.client.PrependReactor("create", "pods", func(a k8stesting.Action) (bool, runtime.Object, error) {
 		if a.GetSubresource() != "binding" {
 			return false, nil, nil
@@ -52,7 +103,13 @@ func start(t *testing.T, o Options, objects ...runtime.Object) *bench {
 		pod.Spec.NodeName = binding.Target.Name
 		return true, binding, b.client.Tracker().Update(gvr, pod, a.GetNamespace())
 	})
-	o.Client, o.Events = b.client, b.events
+	if o.Client == nil {
+		o.Client = b.client
+	} else if c, ok := o.Client.(lateClient); ok {
+		c.Interface = b.client
+		o.Client = c
+	}
+	o.Events = b.events
 	o.Informers = informers.NewSharedInformerFactory(b.client, 0)
 	if o.ReportDelay == 0 {
 		o.ReportDelay = time.Millisecond
@@ -338,6 +395,63 @@ func TestConflictIsTriedAgain(t *testing.T) {
 	b.bind("c", "pv")
 	b.eventually("first pod has its node", b.placed("p1"))
 	b.eventually("second pod has its node", b.placed("p2"))
+}
+
+// TestAnswerComesLate: all that follows from a write is seen before the write's own answer. The pod that relies on the
+// other's decision is woken by that answer, as no event comes any more.
+func TestAnswerComesLate(t *testing.T) {
+	answer := make(chan struct{})
+	b := start(t, Options{Client: lateClient{answer: answer}}, testNode("n1"), testClass("static", late, "kubernetes.io/no-provisioner"),
+		testClaim("c", "static", "1Gi"), testVolume("pv", "static", "1Gi"))
+	b.create(testPod("p1", "c"))
+	b.create(testPod("p2", "c"))
+	b.eventually("volume is reserved", func() bool {
+		pv, _ := b.client.CoreV1().PersistentVolumes().Get(t.Context(), "pv", metav1.GetOptions{})
+		return pv.Spec.ClaimRef != nil
+	})
+	b.bind("c", "pv")
+	b.eventually("the scheduler has seen all", func() bool {
+		waits, _ := b.s.Waiting(t.Context())
+		seen := make(chan bool)
+		b.s.inbox.put(func() {
+			seen <- fullyBound(b.s.cluster.claims["ns/c"]) && b.s.cluster.volumes["pv"].Status.Phase == v1.VolumeBound
+		})
+		return <-seen && len(waits) == 2
+	})
+	close(answer)
+	b.eventually("first pod has its node", b.placed("p1"))
+	b.eventually("second pod has its node", b.placed("p2"))
+}
+
+// lateClient keeps the answers to patches of volumes back until answer is closed.
+type lateClient struct {
+	kubernetes.Interface
+	answer chan struct{}
+}
+
+type lateCore struct {
+	corev1.CoreV1Interface
+	answer chan struct{}
+}
+
+type lateVolumes struct {
+	corev1.PersistentVolumeInterface
+	answer chan struct{}
+}
+
+func (c lateClient) CoreV1() corev1.CoreV1Interface { return lateCore{c.Interface.CoreV1(), c.answer} }
+
+func (c lateCore) PersistentVolumes() corev1.PersistentVolumeInterface {
+	return lateVolumes{c.CoreV1Interface.PersistentVolumes(), c.answer}
+}
+
+func (v lateVolumes) Patch(ctx context.Context, name string, pt types.PatchType, data []byte, o metav1.PatchOptions, sub ...string) (*v1.PersistentVolume, error) {
+	pv, err := v.PersistentVolumeInterface.Patch(ctx, name, pt, data, o, sub...)
+	select {
+	case <-v.answer:
+	case <-ctx.Done():
+	}
+	return pv, err
 }
 
 // TestGivesUp: claims that are never bound; the pod says so and is decided again.

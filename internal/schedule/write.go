@@ -72,6 +72,7 @@ func (s *Scheduler) writeVolume(p *pendingPod, pv *v1.PersistentVolume) {
 	}, func(err error) {
 		if err == nil {
 			s.cluster.confirmVolume(answer, owner)
+			s.wakeUsers(claimRefKey(pv.Spec.ClaimRef)) // the watch may have been faster: then no event comes after this
 			s.Trace.Record(trace.Entry{Step: trace.Scheduled, State: trace.Done, Claim: trace.ClaimOf(answer), Volume: answer.Name, Node: node, Pod: trace.Pod(p.pod),
 				Detail: "chose volume " + answer.Name + " on node " + node})
 		} else {
@@ -103,6 +104,7 @@ func (s *Scheduler) writeClaim(p *pendingPod, claim *v1.PersistentVolumeClaim) {
 	}, func(err error) {
 		if err == nil {
 			s.cluster.confirmClaim(answer, owner)
+			s.wakeUsers(claimKey(claim)) // the watch may have been faster: then no event comes after this
 			s.Trace.Record(trace.Entry{Step: trace.Scheduled, State: trace.Done, Claim: trace.Claim(answer), Node: node, Pod: trace.Pod(p.pod),
 				Detail: "chose node " + node + " for the volume"})
 		} else {
