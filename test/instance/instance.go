@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,6 +29,8 @@ type Instance struct {
 	Dir string // data directory
 	// Args are given to `berth up` beside --data-dir.
 	Args []string
+	// Wrap, if any, is a command that runs `berth up`, such as setpriv with its flags.
+	Wrap []string
 	// Env is added to the environment of `berth up`, CommandEnv to that of the other commands.
 	Env, CommandEnv []string
 
@@ -54,7 +57,8 @@ func (in *Instance) Launch() error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.out = &output{changed: make(chan struct{})}
-	in.cmd = exec.Command(filepath.Join(in.Bin, "berth"), append([]string{"up", "--data-dir", in.Dir}, in.Args...)...)
+	line := slices.Concat(in.Wrap, []string{filepath.Join(in.Bin, "berth"), "up", "--data-dir", in.Dir}, in.Args)
+	in.cmd = exec.Command(line[0], line[1:]...)
 	in.cmd.Env = append(os.Environ(), in.Env...)
 	in.cmd.Stdout, in.cmd.Stderr = in.out, in.out
 	in.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -206,6 +206,7 @@ func live(t *testing.T, l life, points []string, record string) (missed []string
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute+time.Duration(len(points))*20*time.Second)
 	defer cancel()
+	in.Wrap = l.wrap
 	s := newScript(t, ctx, in)
 	if l.args != nil {
 		in.Args = append(in.Args, l.args(s)...)

@@ -21,6 +21,8 @@ type life struct {
 	name string
 	// args are given to berth up.
 	args func(s *script) []string
+	// wrap is a command that runs berth up.
+	wrap []string
 	// past happens before, and nothing is killed in it but what it kills itself.
 	past func(s *script) error
 	// first is a kill point to die at before the one in question: what only a crash leaves is met by the next start.
@@ -42,12 +44,14 @@ var lives = []life{
 	{name: "copied pool", past: (*script).copyPool, steps: (*script).wholeLife},
 	{name: "long journal", past: (*script).fillJournal, steps: (*script).wholeLife},
 	{name: "device", args: (*script).poolDevice, steps: (*script).wholeLife},
+	{name: "cannot grow", wrap: withoutSysResource, steps: (*script).cannotGrowLife},
 	{name: "half made device", args: (*script).poolDevice, first: "pool/make-device-filesystem:after", steps: (*script).wholeLife},
 }
 
 // home names the life of the boundaries that the whole life does not cross.
 var home = map[string]string{
 	"backend-block/drop-stale-staged":  "staged note",
+	"backend-block/grow-unmounted":     "cannot grow",
 	"backend-block/repair":             "reboot",
 	"claim/claim-migrated-to":          "odd",
 	"claim/claim-phase":                "odd",

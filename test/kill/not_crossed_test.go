@@ -3,8 +3,6 @@ package kill
 // notCrossed are boundaries that no life crosses, with the reason. A line here is a gap that a reader must be able to
 // accept.
 var notCrossed = map[string]string{
-	"backend-block/grow-unmounted": "ext4 where the kernel forbids growing it mounted (no CAP_SYS_RESOURCE); internal/driver's journey kills it there",
-
 	"claim/claim-capacity":        noInTree,
 	"claim/create-volume":         noInTree,
 	"claim/delete-in-tree":        noInTree,
