@@ -43,6 +43,8 @@ Several instances run side by side, each with its own --data-dir.`,
 	f.StringVar(&o.HTTP, "http-endpoint", "", "ADDR:PORT that serves /healthz, /readyz and /metrics (default: the control socket only)")
 	f.StringToStringVar(&o.CSIAddress, "csi-address", nil, "DRIVER=SOCKET: where the controller service of a driver is, when it is not on its node socket; repeatable")
 	f.StringVar(&level, "log-level", slog.LevelInfo.String(), "debug, info, warn or error; logs are in log/ of the data directory")
+	f.BoolVar(&o.Bare, "bare", false, "no pool and no driver of our own: for `berth try`, which brings a driver")
+	_ = f.MarkHidden("bare")
 	_ = c.MarkFlagFilename("apply", "yaml", "yml", "json")
 	_ = c.RegisterFlagCompletionFunc("controllers", cobra.FixedCompletions([]string{standalone.ControllersBerth, standalone.ControllersUpstream}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))

@@ -36,7 +36,7 @@ const (
 
 // bootstrap installs what an instance needs to have in its API. It is safe to be killed anywhere: the ConfigMap that
 // says "installed" is written last.
-func bootstrap(ctx context.Context, client kubernetes.Interface, a *applier) (*corev1.ConfigMap, error) {
+func bootstrap(ctx context.Context, client kubernetes.Interface, a *applier, bare bool) (*corev1.ConfigMap, error) {
 	names, err := manifests.ReadDir("manifests")
 	if err != nil {
 		return nil, err
@@ -44,6 +44,9 @@ func bootstrap(ctx context.Context, client kubernetes.Interface, a *applier) (*c
 	sum := sha256.New()
 	files := map[string][]byte{}
 	for _, n := range names {
+		if bare && !isDefinition(n.Name()) {
+			continue
+		}
 		b, err := manifests.ReadFile(path.Join("manifests", n.Name()))
 		if err != nil {
 			return nil, err
@@ -58,6 +61,9 @@ func bootstrap(ctx context.Context, client kubernetes.Interface, a *applier) (*c
 	}
 	first := apierrors.IsNotFound(err)
 	if !first && cm.Data[installedHash] == hash {
+		if bare {
+			return cm, nil
+		}
 		_, err := client.StorageV1().CSIDrivers().Get(ctx, blockDriver, metav1.GetOptions{})
 		if err == nil {
 			return cm, nil

@@ -57,8 +57,8 @@ type rooms struct {
 	mount     *mount.Manager
 	volumes   *intree.Volumes
 	agent     *node.Agent
-	block     *driver.Driver
-	registrar *registrar.Server
+	block     *driver.Driver    // nil in a bare instance
+	registrar *registrar.Server // nil in a bare instance
 
 	registered sync.Once
 	usable     chan struct{} // closed when the block driver has registered
@@ -97,6 +97,10 @@ func (r *rooms) recorder(component string) record.EventRecorder {
 
 func (r *rooms) makeDriver() (err error) {
 	in := r.in
+	r.drivers = csi.NewDrivers(csi.DriversOptions{Journal: in.dir.driversJournal(), Log: in.log, Metrics: r.metrics})
+	if in.Bare {
+		return nil
+	}
 	socket := in.dir.DriverSocket(blockDriver)
 	if r.block, err = driver.New(driver.Options{
 		Name: blockDriver, Version: in.Version, Node: in.NodeName, SocketPath: socket,
@@ -104,16 +108,13 @@ func (r *rooms) makeDriver() (err error) {
 	}); err != nil {
 		return err
 	}
-	if r.registrar, err = registrar.New(registrar.Options{Driver: blockDriver, Endpoint: socket, SocketPath: in.dir.RegistrySocket(blockDriver), Log: in.log,
+	r.registrar, err = registrar.New(registrar.Options{Driver: blockDriver, Endpoint: socket, SocketPath: in.dir.RegistrySocket(blockDriver), Log: in.log,
 		Notified: func(err error) {
 			if err == nil {
 				r.registered.Do(func() { close(r.usable) })
 			}
-		}}); err != nil {
-		return err
-	}
-	r.drivers = csi.NewDrivers(csi.DriversOptions{Journal: in.dir.driversJournal(), Log: in.log, Metrics: r.metrics})
-	return nil
+		}})
+	return err
 }
 
 // makePlugins makes the registry that attach and mount share.
@@ -177,6 +178,9 @@ func (r *rooms) makeProvision() error {
 	if err != nil {
 		return err
 	}
+	if in.Bare {
+		return nil
+	}
 	in.store.backend.OnCapacityChange(func() { r.provision.CapacityChanged(blockDriver) })
 	return nil
 }
@@ -228,15 +232,17 @@ func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
 			r.in.log.Error("driver without provision roles", "driver", name, "error", err)
 		}
 	}
-	run(lower, &drivers, "driver", r.block.Run)
-	run(lower, &drivers, "registrar", func(ctx context.Context) error {
-		select { // the plugin watcher calls the driver at once
-		case <-r.block.Serving():
-			return r.registrar.Run(ctx)
-		case <-ctx.Done():
-			return nil
-		}
-	})
+	if r.block != nil {
+		run(lower, &drivers, "driver", r.block.Run)
+		run(lower, &drivers, "registrar", func(ctx context.Context) error {
+			select { // the plugin watcher calls the driver at once
+			case <-r.block.Serving():
+				return r.registrar.Run(ctx)
+			case <-ctx.Done():
+				return nil
+			}
+		})
+	}
 	if r.claim != nil {
 		run(ctx, &callers, "claim", r.claim.Run)
 		run(ctx, &callers, "attach", r.attach.Run)
@@ -263,6 +269,9 @@ const readyWithin = time.Minute
 // waitReady returns when the driver has registered (by then the informers are synced and the node is there) and its
 // capacity is published.
 func (r *rooms) waitReady(ctx context.Context) error {
+	if r.in.Bare {
+		return nil // whoever brings the driver sees it in CSINode
+	}
 	t := time.NewTimer(readyWithin)
 	defer t.Stop()
 	select {

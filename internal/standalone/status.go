@@ -33,8 +33,10 @@ func (in *instance) holders() []why.Holder {
 		}
 		found = append(found, why.Holder{Volume: volume, Step: string(h.Step), Pod: h.Pod.Namespace + "/" + h.Pod.Name, Since: h.Since})
 	}
-	for _, b := range in.store.backend.Busy() {
-		found = append(found, why.Holder{Volume: b.Volume, Driver: blockDriver, Step: b.Step, Since: b.Since})
+	if in.store.backend != nil {
+		for _, b := range in.store.backend.Busy() {
+			found = append(found, why.Holder{Volume: b.Volume, Driver: blockDriver, Step: b.Step, Since: b.Since})
+		}
 	}
 	slices.SortStableFunc(found, func(a, b why.Holder) int { return a.Since.Compare(b.Since) })
 	return found
@@ -76,6 +78,9 @@ func (in *instance) components() []why.Component {
 }
 
 func (in *instance) pools() []why.Pool {
+	if in.Bare {
+		return nil
+	}
 	c := in.store.pool.Capacity()
 	path := in.PoolDevice
 	if path == "" {

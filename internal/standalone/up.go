@@ -41,6 +41,9 @@ type Options struct {
 	LogLevel    slog.Level
 	Version     string
 	Out         io.Writer // progress, for a person
+	// Bare leaves out the pool, our own driver and its classes: an instance for a driver that comes from outside. It
+	// needs no more rights than that driver's mounts do.
+	Bare bool
 }
 
 func (o *Options) validate() error {
@@ -74,7 +77,7 @@ func (o *Options) validate() error {
 	if o.NodeName != "" && !validNodeName(o.NodeName) {
 		return fmt.Errorf("--node-name %q is not a DNS name in lower case", o.NodeName)
 	}
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 && !o.Bare {
 		return errors.New("berth up needs root: it makes loop devices and mounts")
 	}
 	return nil
@@ -131,7 +134,9 @@ func Up(ctx context.Context, o Options) error {
 		}
 		return err
 	})
-	start.Go(func() error { return in.openStorage(startCtx) })
+	if !o.Bare {
+		start.Go(func() error { return in.openStorage(startCtx) })
+	}
 	err = start.Wait()
 	defer in.stopAPI()
 	defer in.closeStorage()
@@ -196,7 +201,7 @@ func (in *instance) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	installed, err := bootstrap(ctx, in.client, applier)
+	installed, err := bootstrap(ctx, in.client, applier, in.Bare)
 	if err != nil {
 		return fmt.Errorf("set up the API: %w", err)
 	}
