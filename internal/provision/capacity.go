@@ -46,7 +46,7 @@ func (r *role) newCapacities() *capacities {
 	m, f := r.m, r.m.opts.Informers
 	var classHandler cache.ResourceEventHandler
 	c.topology = topology.NewNodeTopology(r.driver.Name, m.opts.Client,
-		nodeInformer{f.Core().V1().Nodes(), r.scope}, csiNodeInformer{f.Storage().V1().CSINodes(), r.scope}, c.nodes)
+		through(r.scope, f.Core().V1().Nodes(), nil), through(r.scope, f.Storage().V1().CSINodes(), nil), c.nodes)
 	queue := workqueue.NewTypedRateLimitingQueueWithConfig(
 		workqueue.NewTypedItemExponentialFailureRateLimiter[capacity.QueueKey](100*time.Millisecond, time.Minute),
 		workqueue.TypedRateLimitingQueueConfig[capacity.QueueKey]{Name: "provision-capacity"})
@@ -56,8 +56,8 @@ func (r *role) newCapacities() *capacities {
 	}
 	c.controller = capacity.NewCentralCapacityController(csi.NewControllerClient(r.conn), r.driver.Name,
 		capacity.NewV1ClientFactory(m.opts.Client), queue, nil, capacityManager, m.opts.Namespace, c.topology,
-		classInformer{f.Storage().V1().StorageClasses(), r.scope, func(h cache.ResourceEventHandler) { classHandler = h }},
-		capacityInformer{f.Storage().V1().CSIStorageCapacities(), r.scope, own},
+		capturing(r.scope, f.Storage().V1().StorageClasses(), r.scope.ownClass, func(h cache.ResourceEventHandler) { classHandler = h }),
+		through(r.scope, f.Storage().V1().CSIStorageCapacities(), own),
 		m.opts.CapacityPoll, true, m.opts.RPCTimeout)
 	c.refresh = func() {
 		classes, _ := m.classes.List(labels.Everything())

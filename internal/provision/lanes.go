@@ -43,8 +43,8 @@ func (r *role) newLanes() *lanes {
 		}
 		f := m.opts.Informers
 		return attctl.NewCSIAttachController(klog.Background(), m.opts.Client, r.driver.Name, &lane{Handler: handler(), r: r, gate: l.gate, deleted: deleted},
-			attachmentInformer{f.Storage().V1().VolumeAttachments(), r.scope, keep},
-			volumeInformer{f.Core().V1().PersistentVolumes(), r.scope, keepVolume}, retries(), retries(), false, 0)
+			through(r.scope, f.Storage().V1().VolumeAttachments(), keep),
+			through(r.scope, f.Core().V1().PersistentVolumes(), keepVolume), retries(), retries(), false, 0)
 	}
 	l.attach = controller(false, func(any) bool { return false })
 	l.detach = controller(true, r.scope.ownVolume) // takes the attacher's finalizer off deleted volumes as well

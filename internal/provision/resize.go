@@ -31,7 +31,7 @@ type expansion struct {
 func (r *role) newExpansion() (*expansion, error) {
 	m := r.m
 	client := &resizeClient{conn: r.conn, plugin: r.pluginCaps, controller: r.controllerCaps}
-	f := factory{m.opts.Informers, r.scope}
+	f := factory{SharedInformerFactory: m.opts.Informers, scope: r.scope}
 	x := &expansion{}
 	if rz, err := resizer.NewResizerFromClient(client, m.opts.RPCTimeout, m.opts.Client, r.driver.Name); err == nil {
 		x.resize = resctl.NewResizeController(r.driver.Name, tracedResizer{rz, r}, m.opts.Client, 0, f, retries(), true, retrySlowly)

@@ -9,7 +9,6 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/informers/core"
 	corev1informers "k8s.io/client-go/informers/core/v1"
-	storageinformers "k8s.io/client-go/informers/storage/v1"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -153,111 +152,63 @@ func (s *scope) ownClass(obj any) bool {
 	return ok && c.Provisioner == s.driver
 }
 
+// typed is any of client-go's informers: the shared informer and its lister.
+type typed[L any] interface {
+	Informer() cache.SharedIndexInformer
+	Lister() L
+}
+
+// view is a typed informer as one driver's controllers see it. It is what client-go calls a PersistentVolumeInformer, a
+// VolumeSnapshotContentInformer and so on, by the lister's type.
+type view[L any] struct {
+	typed[L]
+	scoped scoped
+}
+
+func (v view[L]) Informer() cache.SharedIndexInformer { return v.scoped }
+
+// through shows i through the scope; keep may be nil.
+func through[L any](s *scope, i typed[L], keep func(any) bool) view[L] {
+	return view[L]{i, scoped{SharedIndexInformer: i.Informer(), scope: s, keep: keep}}
+}
+
+// capturing is through, and gives the handler that the library registers to captured.
+func capturing[L any](s *scope, i typed[L], keep func(any) bool, captured func(cache.ResourceEventHandler)) view[L] {
+	v := through(s, i, keep)
+	v.scoped.captured = captured
+	return v
+}
+
 // factory is the shared factory for the libraries that take a whole one (resizer, modifier).
 type factory struct {
 	informers.SharedInformerFactory
 	scope *scope
+	// claims is given the handler that the library registers for claims; may be nil.
+	claims func(cache.ResourceEventHandler)
 }
 
-func (f factory) Core() core.Interface { return coreGroup{f.SharedInformerFactory.Core(), f.scope} }
+func (f factory) Core() core.Interface { return coreGroup{f.SharedInformerFactory.Core(), f} }
 
 type coreGroup struct {
 	core.Interface
-	scope *scope
+	f factory
 }
 
-func (g coreGroup) V1() corev1informers.Interface { return coreV1{g.Interface.V1(), g.scope} }
+func (g coreGroup) V1() corev1informers.Interface { return coreV1{g.Interface.V1(), g.f} }
 
 type coreV1 struct {
 	corev1informers.Interface
-	scope *scope
+	f factory
 }
 
 func (g coreV1) PersistentVolumeClaims() corev1informers.PersistentVolumeClaimInformer {
-	return claimInformer{g.Interface.PersistentVolumeClaims(), g.scope, g.scope.maybeOwnClaim}
+	return capturing(g.f.scope, g.Interface.PersistentVolumeClaims(), g.f.scope.maybeOwnClaim, g.f.claims)
 }
 
 func (g coreV1) PersistentVolumes() corev1informers.PersistentVolumeInformer {
-	return volumeInformer{g.Interface.PersistentVolumes(), g.scope, g.scope.ownVolume}
+	return through(g.f.scope, g.Interface.PersistentVolumes(), g.f.scope.ownVolume)
 }
 
 func (g coreV1) Pods() corev1informers.PodInformer {
-	return podInformer{g.Interface.Pods(), g.scope}
-}
-
-type claimInformer struct {
-	corev1informers.PersistentVolumeClaimInformer
-	scope *scope
-	keep  func(any) bool
-}
-
-func (i claimInformer) Informer() cache.SharedIndexInformer {
-	return scoped{SharedIndexInformer: i.PersistentVolumeClaimInformer.Informer(), scope: i.scope, keep: i.keep}
-}
-
-type volumeInformer struct {
-	corev1informers.PersistentVolumeInformer
-	scope *scope
-	keep  func(any) bool
-}
-
-func (i volumeInformer) Informer() cache.SharedIndexInformer {
-	return scoped{SharedIndexInformer: i.PersistentVolumeInformer.Informer(), scope: i.scope, keep: i.keep}
-}
-
-type podInformer struct {
-	corev1informers.PodInformer
-	scope *scope
-}
-
-func (i podInformer) Informer() cache.SharedIndexInformer {
-	return scoped{SharedIndexInformer: i.PodInformer.Informer(), scope: i.scope}
-}
-
-type nodeInformer struct {
-	corev1informers.NodeInformer
-	scope *scope
-}
-
-func (i nodeInformer) Informer() cache.SharedIndexInformer {
-	return scoped{SharedIndexInformer: i.NodeInformer.Informer(), scope: i.scope}
-}
-
-type csiNodeInformer struct {
-	storageinformers.CSINodeInformer
-	scope *scope
-}
-
-func (i csiNodeInformer) Informer() cache.SharedIndexInformer {
-	return scoped{SharedIndexInformer: i.CSINodeInformer.Informer(), scope: i.scope}
-}
-
-type classInformer struct {
-	storageinformers.StorageClassInformer
-	scope    *scope
-	captured func(cache.ResourceEventHandler)
-}
-
-func (i classInformer) Informer() cache.SharedIndexInformer {
-	return scoped{SharedIndexInformer: i.StorageClassInformer.Informer(), scope: i.scope, keep: i.scope.ownClass, captured: i.captured}
-}
-
-type capacityInformer struct {
-	storageinformers.CSIStorageCapacityInformer
-	scope *scope
-	keep  func(any) bool
-}
-
-func (i capacityInformer) Informer() cache.SharedIndexInformer {
-	return scoped{SharedIndexInformer: i.CSIStorageCapacityInformer.Informer(), scope: i.scope, keep: i.keep}
-}
-
-type attachmentInformer struct {
-	storageinformers.VolumeAttachmentInformer
-	scope *scope
-	keep  func(any) bool
-}
-
-func (i attachmentInformer) Informer() cache.SharedIndexInformer {
-	return scoped{SharedIndexInformer: i.VolumeAttachmentInformer.Informer(), scope: i.scope, keep: i.keep}
+	return through(g.f.scope, g.Interface.Pods(), nil)
 }

@@ -5,14 +5,12 @@ import (
 	"sync"
 
 	groupinformers "github.com/kubernetes-csi/external-snapshotter/client/v8/informers/externalversions/volumegroupsnapshot/v1"
-	snapinformers "github.com/kubernetes-csi/external-snapshotter/client/v8/informers/externalversions/volumesnapshot/v1"
 	snapcommon "github.com/kubernetes-csi/external-snapshotter/v8/pkg/common-controller"
 	"github.com/kubernetes-csi/external-snapshotter/v8/pkg/group_snapshotter"
 	snapmetrics "github.com/kubernetes-csi/external-snapshotter/v8/pkg/metrics"
 	snapside "github.com/kubernetes-csi/external-snapshotter/v8/pkg/sidecar-controller"
 	"github.com/kubernetes-csi/external-snapshotter/v8/pkg/snapshotter"
 	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/tools/cache"
 )
 
 // snapshots is the cluster-wide snapshot controller. It starts with the first driver that can make snapshots: until
@@ -58,7 +56,7 @@ func (s *snapshots) start(group bool) {
 			gs, gc, gl = g.VolumeGroupSnapshots(), g.VolumeGroupSnapshotContents(), g.VolumeGroupSnapshotClasses()
 		}
 		c := snapcommon.NewCSISnapshotCommonController(m.opts.Snap, m.opts.Client, f.VolumeSnapshots(), f.VolumeSnapshotContents(), f.VolumeSnapshotClasses(),
-			gs, gc, gl, k.PersistentVolumeClaims(), volumeInformer{k.PersistentVolumes(), sc, nil}, nil,
+			gs, gc, gl, k.PersistentVolumeClaims(), through(sc, k.PersistentVolumes(), nil), nil,
 			snapmetrics.NewMetricsManager(), 0, retries(), retries(), retries(), retries(), false, true, group)
 		m.opts.SnapInformers.Start(m.ctx.Done())
 		m.wg.Go(func() { c.Run(min(m.opts.Workers, 4), m.ctx.Done(), &m.wg) })
@@ -73,14 +71,14 @@ type sidecar interface {
 func (r *role) newSnapshotSidecar(group bool) sidecar {
 	m := r.m
 	f := m.opts.SnapInformers.Snapshot().V1()
-	contents := contentInformer{f.VolumeSnapshotContents(), r.scope}
+	contents := through(r.scope, f.VolumeSnapshotContents(), nil)
 	var groups group_snapshotter.GroupSnapshotter
 	var groupContents groupinformers.VolumeGroupSnapshotContentInformer
 	var groupClasses groupinformers.VolumeGroupSnapshotClassInformer
 	if group {
 		g := m.opts.SnapInformers.Groupsnapshot().V1()
 		groups = group_snapshotter.NewGroupSnapshotter(r.conn)
-		groupContents, groupClasses = groupContentInformer{g.VolumeGroupSnapshotContents(), r.scope}, g.VolumeGroupSnapshotClasses()
+		groupContents, groupClasses = through(r.scope, g.VolumeGroupSnapshotContents(), nil), g.VolumeGroupSnapshotClasses()
 	}
 	return snapside.NewCSISnapshotSideCarController(m.opts.Snap, m.opts.Client, r.driver.Name, contents, f.VolumeSnapshotClasses(),
 		snapshotter.NewSnapshotter(r.conn), groups, m.opts.RPCTimeout, 0, "snapshot", -1, "groupsnapshot", -1, false, retries(), group, groupContents, groupClasses, retries())
@@ -90,22 +88,4 @@ func runSidecar(ctx context.Context, s sidecar, workers int, wg *sync.WaitGroup)
 	if s != nil {
 		wg.Go(func() { s.Run(workers, ctx.Done(), wg) })
 	}
-}
-
-type contentInformer struct {
-	snapinformers.VolumeSnapshotContentInformer
-	scope *scope
-}
-
-func (i contentInformer) Informer() cache.SharedIndexInformer {
-	return scoped{SharedIndexInformer: i.VolumeSnapshotContentInformer.Informer(), scope: i.scope}
-}
-
-type groupContentInformer struct {
-	groupinformers.VolumeGroupSnapshotContentInformer
-	scope *scope
-}
-
-func (i groupContentInformer) Informer() cache.SharedIndexInformer {
-	return scoped{SharedIndexInformer: i.VolumeGroupSnapshotContentInformer.Informer(), scope: i.scope}
 }
