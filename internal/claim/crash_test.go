@@ -6,6 +6,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	storagehelpers "k8s.io/component-helpers/storage/volume"
@@ -22,6 +23,13 @@ func TestResumeAfterAnyWrite(t *testing.T) {
 	provisioned := volume("pvc-1", "1Gi", volumeOfClass("csi"), claimedBy("c", "uid-c"), inPhase(v1.VolumePending))
 	boundClaim := claim("c", "1Gi", naming("v"), annotated(storagehelpers.AnnBindCompleted, "yes"))
 	boundClaim.Status.Phase = v1.ClaimBound
+
+	asksForMore := claim("c", "3Gi", naming("v"), annotated(storagehelpers.AnnBindCompleted, "yes"))
+	asksForMore.Status.Phase = v1.ClaimBound
+	asksForMore.Status.Capacity = v1.ResourceList{v1.ResourceStorage: resource.MustParse("1Gi")}
+	capacities := func(t *testing.T, a *api) (ofVolume, ofClaim string) {
+		return a.volume(t, "v").Spec.Capacity.Storage().String(), a.claim(t, "c").Status.Capacity.Storage().String()
+	}
 
 	journeys := map[string]struct {
 		objects []runtime.Object
@@ -58,6 +66,24 @@ func TestResumeAfterAnyWrite(t *testing.T) {
 				volumeAnnotated(storagehelpers.AnnBoundByController, "yes"))},
 			plugins: func() []plugin.Plugin { return []plugin.Plugin{&mockPlugin{}} },
 			done:    func(t *testing.T, a *api) bool { return isBoundTo(t, a, "next", "v") },
+		},
+		"grow in tree": {
+			objects: []runtime.Object{asksForMore, volume("v", "1Gi", claimedBy("c", "uid-c"), inPhase(v1.VolumeBound))},
+			plugins: func() []plugin.Plugin { return []plugin.Plugin{&growingPlugin{}} },
+			done: func(t *testing.T, a *api) bool {
+				ofVolume, ofClaim := capacities(t, a)
+				return ofVolume == "3Gi" && ofClaim == "3Gi"
+			},
+		},
+		"grow in tree, the filesystem on the node": {
+			objects: []runtime.Object{asksForMore, volume("v", "1Gi", claimedBy("c", "uid-c"), inPhase(v1.VolumeBound))},
+			plugins: func() []plugin.Plugin { return []plugin.Plugin{&growingPlugin{onNode: true}} },
+			done: func(t *testing.T, a *api) bool {
+				ofVolume, ofClaim := capacities(t, a)
+				pending := a.claim(t, "c").Status.Conditions
+				return ofVolume == "3Gi" && ofClaim == "1Gi" && a.volume(t, "v").Annotations[preResizeCapacity] == "1Gi" &&
+					len(pending) == 1 && pending[0].Type == v1.PersistentVolumeClaimFileSystemResizePending
+			},
 		},
 		"unbind a volume whose claim went elsewhere": {
 			objects: []runtime.Object{boundClaim, volume("v", "1Gi", claimedBy("c", "uid-c"), inPhase(v1.VolumeBound)),

@@ -9,6 +9,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	storagehelpers "k8s.io/component-helpers/storage/volume"
@@ -400,4 +401,36 @@ func (p *mockPlugin) Delete(context.Context, *v1.PersistentVolume) error { retur
 func (p *mockPlugin) Recycle(_ context.Context, _ *v1.PersistentVolume, say func(string, string)) error {
 	say(v1.EventTypeNormal, strings.ToLower("Scrubbing"))
 	return p.result()
+}
+
+// growingPlugin grows volumes too; onNode leaves the filesystem to the node.
+type growingPlugin struct {
+	mockPlugin
+	onNode bool
+}
+
+func (p *growingPlugin) ExpandVolume(_ context.Context, _ *v1.PersistentVolume, size, _ resource.Quantity) (resource.Quantity, error) {
+	return size, p.result()
+}
+func (p *growingPlugin) RequiresFSResize() bool { return p.onNode }
+
+// TestMarkGoesWhenTheFilesystemHasGrown: the node has written the claim's new size.
+func TestMarkGoesWhenTheFilesystemHasGrown(t *testing.T) {
+	c := claim("c", "3Gi", naming("v"), annotated(storagehelpers.AnnBindCompleted, "yes"))
+	c.Status.Phase = v1.ClaimBound
+	c.Status.Capacity = v1.ResourceList{v1.ResourceStorage: resource.MustParse("3Gi")}
+	a := newAPI(t, c, volume("v", "3Gi", claimedBy("c", "uid-c"), inPhase(v1.VolumeBound), volumeAnnotated(preResizeCapacity, "1Gi")))
+	run(t, a, &growingPlugin{onNode: true})
+	eventually(t, "mark gone", func() bool { _, marked := a.volume(t, "v").Annotations[preResizeCapacity]; return !marked })
+}
+
+// TestGrowthInTreeFails: the user is told, nothing is written, and it is tried again.
+func TestGrowthInTreeFails(t *testing.T) {
+	c := claim("c", "3Gi", naming("v"), annotated(storagehelpers.AnnBindCompleted, "yes"))
+	c.Status.Phase = v1.ClaimBound
+	c.Status.Capacity = v1.ResourceList{v1.ResourceStorage: resource.MustParse("1Gi")}
+	a := newAPI(t, c, volume("v", "1Gi", claimedBy("c", "uid-c"), inPhase(v1.VolumeBound)))
+	r := run(t, a, &growingPlugin{mockPlugin: mockPlugin{err: errors.New("no room"), heals: 1}})
+	r.said(t, "Warning VolumeResizeFailed no room")
+	eventually(t, "grown at the second try", func() bool { return a.claim(t, "c").Status.Capacity.Storage().String() == "3Gi" })
 }
