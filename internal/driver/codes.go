@@ -10,7 +10,7 @@ import (
 	"berth.io/berth/internal/backend"
 )
 
-// statusOf chooses the gRPC code of an error (CSI spec v1.12, "Error Scheme" of each RPC). The message is the error's
+// statusOf chooses the gRPC code of an error (CSI spec v1.13, "Error Scheme" of each RPC). The message is the error's
 // text, which was written for a user.
 func statusOf(err error) error {
 	if err == nil {
@@ -27,7 +27,7 @@ func codeOf(err error) codes.Code {
 	switch {
 	case errors.As(err, &busy):
 		return codes.Aborted
-	case errors.Is(err, backend.ErrNotFound), errors.Is(err, backend.ErrNodeNotFound):
+	case errors.Is(err, backend.ErrNotFound), errors.Is(err, backend.ErrNodeNotFound), errors.Is(err, backend.ErrSnapshotNotFound):
 		return codes.NotFound
 	case errors.Is(err, backend.ErrExists):
 		return codes.AlreadyExists
@@ -35,9 +35,9 @@ func codeOf(err error) codes.Code {
 		return codes.ResourceExhausted
 	case errors.Is(err, backend.ErrTooLarge):
 		return codes.OutOfRange
-	case errors.Is(err, backend.ErrInvalid):
+	case errors.Is(err, backend.ErrInvalid), errors.Is(err, backend.ErrInGroup): // DeleteSnapshot Errors
 		return codes.InvalidArgument
-	case errors.Is(err, backend.ErrInUse), errors.Is(err, backend.ErrNotStaged):
+	case errors.Is(err, backend.ErrInUse), errors.Is(err, backend.ErrNotStaged), errors.Is(err, backend.ErrCannotFreeze):
 		return codes.FailedPrecondition
 	case errors.Is(err, context.DeadlineExceeded):
 		return codes.DeadlineExceeded

@@ -4,10 +4,10 @@
 // NodeStageVolume and NodePublishVolume mount, and the others undo. What flows in are requests from the provision, attach and
 // mount rooms, or from official sidecars and a kubelet; what flows out are calls of a backend.Backend. Requests are
 // validated here, and gRPC codes are chosen here from the backend's typed errors (codes.go) and nowhere below. The
-// package never touches a file, a mount or a device; its one lasting effect is its socket.
+// package never touches a device or makes a mount.
 //
-// Only what works is advertised. Snapshots and clones (controller.go) and the GroupController service (a file of its
-// own beside node.go) come with the backend's methods for them.
+// Only what works is advertised: snapshots, groups of them, changed blocks and modification are served when the backend
+// has the methods for them (backend.Snapshotter, Changes, Modifier).
 package driver
 
 import (
@@ -59,8 +59,15 @@ type Driver struct {
 	csi.UnimplementedIdentityServer
 	csi.UnimplementedControllerServer
 	csi.UnimplementedNodeServer
+	csi.UnimplementedGroupControllerServer
+	csi.UnimplementedSnapshotMetadataServer
 
-	o       Options
+	o Options
+	// The halves that a backend need not have; nil where it has not.
+	snapshots backend.Snapshotter
+	changes   backend.Changes
+	modifier  backend.Modifier
+
 	metrics *metrics
 	serving chan struct{}
 }
@@ -84,7 +91,11 @@ func New(o Options) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("driver %s: %w", o.Name, err)
 	}
-	return &Driver{o: o, metrics: m, serving: make(chan struct{})}, nil
+	d := &Driver{o: o, metrics: m, serving: make(chan struct{})}
+	d.snapshots, _ = o.Backend.(backend.Snapshotter)
+	d.changes, _ = o.Backend.(backend.Changes)
+	d.modifier, _ = o.Backend.(backend.Modifier)
+	return d, nil
 }
 
 // TopologyKey of a driver: "topology.<driver name>/node".
@@ -95,7 +106,16 @@ func (d *Driver) Register(s grpc.ServiceRegistrar) {
 	csi.RegisterIdentityServer(s, d)
 	csi.RegisterControllerServer(s, d)
 	csi.RegisterNodeServer(s, d)
+	if d.snapshots != nil {
+		csi.RegisterGroupControllerServer(s, d)
+	}
+	if d.tracksChanges() {
+		csi.RegisterSnapshotMetadataServer(s, d)
+	}
 }
+
+// tracksChanges: the changes between snapshots need snapshots.
+func (d *Driver) tracksChanges() bool { return d.snapshots != nil && d.changes != nil }
 
 // Serving is closed as soon as Run accepts connections.
 func (d *Driver) Serving() <-chan struct{} { return d.serving }
@@ -109,7 +129,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("driver %s: %w", d.o.Name, err)
 	}
-	server := grpc.NewServer(grpc.ChainUnaryInterceptor(d.intercept))
+	server := grpc.NewServer(grpc.ChainUnaryInterceptor(d.intercept), grpc.ChainStreamInterceptor(d.interceptStream))
 	d.Register(server)
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

@@ -17,11 +17,19 @@ func (d *Driver) GetPluginCapabilities(context.Context, *csi.GetPluginCapabiliti
 	service := func(t csi.PluginCapability_Service_Type) *csi.PluginCapability {
 		return &csi.PluginCapability{Type: &csi.PluginCapability_Service_{Service: &csi.PluginCapability_Service{Type: t}}}
 	}
-	return &csi.GetPluginCapabilitiesResponse{Capabilities: []*csi.PluginCapability{
+	resp := &csi.GetPluginCapabilitiesResponse{Capabilities: []*csi.PluginCapability{
 		service(csi.PluginCapability_Service_CONTROLLER_SERVICE),
 		service(csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS),
 		{Type: &csi.PluginCapability_VolumeExpansion_{VolumeExpansion: &csi.PluginCapability_VolumeExpansion{Type: csi.PluginCapability_VolumeExpansion_ONLINE}}},
-	}}, nil
+	}}
+	if d.snapshots != nil {
+		resp.Capabilities = append(resp.Capabilities, service(csi.PluginCapability_Service_GROUP_CONTROLLER_SERVICE),
+			service(csi.PluginCapability_Service_SNAPSHOT_ACCESSIBILITY_CONSTRAINTS))
+	}
+	if d.tracksChanges() {
+		resp.Capabilities = append(resp.Capabilities, service(csi.PluginCapability_Service_SNAPSHOT_METADATA_SERVICE))
+	}
+	return resp, nil
 }
 
 // Probe implements csi.IdentityServer. A driver exists only with an open backend, so one that answers is ready.

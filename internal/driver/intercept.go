@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"berth.io/berth/internal/trace"
 )
@@ -37,6 +38,11 @@ func (d *Driver) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 		}
 		d.note(ctx, method, req, time.Since(began), err)
 	}()
+	if m, ok := req.(proto.Message); ok {
+		if err := checkFields(m); err != nil {
+			return nil, err
+		}
+	}
 	resp, err = handler(ctx, req)
 	return resp, statusOf(err)
 }
@@ -56,11 +62,20 @@ func (d *Driver) note(ctx context.Context, method string, req any, took time.Dur
 		}
 		d.o.Log.Log(ctx, level, "CSI call", args...)
 	}
-	if code == codes.Aborted {
-		if r, ok := req.(interface{ GetVolumeId() string }); ok {
-			d.o.Trace.Record(trace.Entry{Step: stepOf(method), State: trace.Waiting, Volume: r.GetVolumeId(), Node: d.o.Node, Detail: status.Convert(err).Message()})
-		}
+	if volume := volumeOf(req); code == codes.Aborted && volume != "" {
+		d.o.Trace.Record(trace.Entry{Step: stepOf(method), State: trace.Waiting, Volume: volume, Node: d.o.Node, Detail: status.Convert(err).Message()})
 	}
+}
+
+// volumeOf is the volume that a request is about; empty when it is about none, or several.
+func volumeOf(req any) string {
+	switch r := req.(type) {
+	case interface{ GetVolumeId() string }:
+		return r.GetVolumeId()
+	case interface{ GetSourceVolumeId() string }:
+		return r.GetSourceVolumeId()
+	}
+	return ""
 }
 
 // stepOf is the station of the journey that a call belongs to.
@@ -70,6 +85,8 @@ func stepOf(method string) trace.Step {
 		return trace.Deleted
 	case "ControllerExpandVolume", "NodeExpandVolume":
 		return trace.Expanded
+	case "CreateSnapshot":
+		return trace.Snapshotted
 	case "NodeStageVolume":
 		return trace.Staged
 	case "NodePublishVolume":

@@ -1,0 +1,120 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"berth.io/berth/internal/backend"
+)
+
+// CreateSnapshot implements csi.ControllerServer. A snapshot is cut and ready when the call returns.
+func (d *Driver) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {
+	if d.snapshots == nil {
+		return nil, d.unimplemented("snapshots")
+	}
+	if err := required("name", r.GetName(), "source_volume_id", r.GetSourceVolumeId()); err != nil {
+		return nil, err
+	}
+	if err := d.reachable(r.GetAccessibilityRequirements()); err != nil {
+		return nil, err
+	}
+	s, err := d.snapshots.CreateSnapshot(ctx, backend.SnapshotRequest{
+		Name: r.GetName(), VolumeID: r.GetSourceVolumeId(), Parameters: ownParameters(r.GetParameters()),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &csi.CreateSnapshotResponse{Snapshot: d.snapshot(s)}, nil
+}
+
+// snapshot as the spec shows it. One of a group names the group: it cannot be deleted alone.
+func (d *Driver) snapshot(s backend.Snapshot) *csi.Snapshot {
+	return &csi.Snapshot{
+		SnapshotId: s.ID, SourceVolumeId: s.VolumeID, SizeBytes: s.SizeBytes, CreationTime: timestamppb.New(s.Taken),
+		ReadyToUse: true, GroupSnapshotId: s.GroupID, AccessibleTopology: []*csi.Topology{d.topology()},
+	}
+}
+
+// DeleteSnapshot implements csi.ControllerServer.
+func (d *Driver) DeleteSnapshot(ctx context.Context, r *csi.DeleteSnapshotRequest) (*csi.DeleteSnapshotResponse, error) {
+	if d.snapshots == nil {
+		return nil, d.unimplemented("snapshots")
+	}
+	if err := required("snapshot_id", r.GetSnapshotId()); err != nil {
+		return nil, err
+	}
+	if err := d.snapshots.DeleteSnapshot(ctx, r.GetSnapshotId()); err != nil {
+		return nil, err
+	}
+	return &csi.DeleteSnapshotResponse{}, nil
+}
+
+// GetSnapshot implements csi.ControllerServer.
+func (d *Driver) GetSnapshot(ctx context.Context, r *csi.GetSnapshotRequest) (*csi.GetSnapshotResponse, error) {
+	if d.snapshots == nil {
+		return nil, d.unimplemented("snapshots")
+	}
+	if err := required("snapshot_id", r.GetSnapshotId()); err != nil {
+		return nil, err
+	}
+	s, err := d.snapshots.Snapshot(ctx, r.GetSnapshotId())
+	if err != nil {
+		return nil, err
+	}
+	return &csi.GetSnapshotResponse{Snapshot: d.snapshot(s)}, nil
+}
+
+// ListSnapshots implements csi.ControllerServer. An id that is not there is an empty list, not an error.
+func (d *Driver) ListSnapshots(ctx context.Context, r *csi.ListSnapshotsRequest) (*csi.ListSnapshotsResponse, error) {
+	if d.snapshots == nil {
+		return nil, d.unimplemented("snapshots")
+	}
+	found, err := d.findSnapshots(ctx, r.GetSnapshotId(), r.GetSourceVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	found, next, err := pageOf(found, func(s backend.Snapshot) string { return s.ID }, r.GetStartingToken(), r.GetMaxEntries())
+	if err != nil {
+		return nil, err
+	}
+	resp := &csi.ListSnapshotsResponse{NextToken: next}
+	for _, s := range found {
+		resp.Entries = append(resp.Entries, &csi.ListSnapshotsResponse_Entry{Snapshot: d.snapshot(s)})
+	}
+	return resp, nil
+}
+
+// findSnapshots returns those with this id and of this volume, ordered by id; an empty string matches all.
+func (d *Driver) findSnapshots(ctx context.Context, id, volume string) ([]backend.Snapshot, error) {
+	var found []backend.Snapshot
+	if id == "" {
+		var err error
+		if found, err = d.snapshots.Snapshots(ctx); err != nil {
+			return nil, err
+		}
+	} else {
+		s, err := d.snapshots.Snapshot(ctx, id)
+		if errors.Is(err, backend.ErrSnapshotNotFound) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		found = []backend.Snapshot{s}
+	}
+	if volume != "" {
+		found = slices.DeleteFunc(slices.Clone(found), func(s backend.Snapshot) bool { return s.VolumeID != volume })
+	}
+	return found, nil
+}
+
+// unimplemented is the answer to a call for something that the backend does not do, and that is not advertised.
+func (d *Driver) unimplemented(what string) error {
+	return status.Errorf(codes.Unimplemented, "%s does not serve %s", d.o.Name, what)
+}

@@ -1,0 +1,54 @@
+package driver
+
+import (
+	"context"
+	"log/slog"
+	"path"
+	"runtime/debug"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// longestStream is how long a stream may take. Its end is no loss: the caller goes on from the last offset that it got.
+const longestStream = 30 * time.Minute
+
+// interceptStream does for streamed answers what intercept does for single ones.
+func (d *Driver) interceptStream(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(stream.Context(), longestStream)
+	defer cancel()
+	watched := &watchedStream{ServerStream: stream, ctx: ctx}
+	method := path.Base(info.FullMethod)
+	defer func() {
+		if r := recover(); r != nil {
+			d.o.Log.Error("bug in a CSI call", slog.String("method", method), slog.Any("panic", r), slog.String("stack", string(debug.Stack())))
+			err = status.Errorf(codes.Internal, "bug in %s: %v", method, r)
+		}
+		d.note(ctx, method, watched.request, time.Since(began), err)
+	}()
+	return statusOf(handler(server, watched))
+}
+
+// watchedStream validates the request that comes through it, keeps it for the log, and has a deadline.
+type watchedStream struct {
+	grpc.ServerStream
+	ctx     context.Context
+	request any
+}
+
+func (w *watchedStream) Context() context.Context { return w.ctx }
+
+func (w *watchedStream) RecvMsg(m any) error {
+	if err := w.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	w.request = m
+	if m, ok := m.(proto.Message); ok {
+		return checkFields(m)
+	}
+	return nil
+}
