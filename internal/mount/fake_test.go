@@ -27,6 +27,7 @@ type fakePlugin struct {
 	calls []string
 	fails map[string][]error       // "stage pv-1" → the errors of the next calls
 	hangs map[string]chan struct{} // "stage pv-1" → the call waits until it is closed
+	keeps map[string]bool          // volumes that a teardown leaves
 	stays map[string]bool          // what is staged ("pv-1") and published ("pod-1/pv-1")
 	woken chan string
 }
@@ -34,7 +35,7 @@ type fakePlugin struct {
 func newFakePlugin(t *testing.T) *fakePlugin {
 	return &fakePlugin{
 		dir: t.TempDir(), attachable: true,
-		fails: map[string][]error{}, hangs: map[string]chan struct{}{}, stays: map[string]bool{},
+		fails: map[string][]error{}, hangs: map[string]chan struct{}{}, keeps: map[string]bool{}, stays: map[string]bool{},
 		woken: make(chan string, 1000),
 	}
 }
@@ -143,6 +144,12 @@ func (f *fakePlugin) StagedVolumes() ([]plugin.Reconstructed, error) {
 		}
 	}
 	return out, nil
+}
+
+func (f *fakePlugin) Keeps(_ types.UID, specName string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.keeps[specName]
 }
 
 func (f *fakePlugin) Attach(ctx context.Context, v *plugin.Volume, _ types.NodeName) (plugin.Attachment, error) {

@@ -3,7 +3,6 @@ package mount
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -44,7 +43,11 @@ type Manager struct {
 	// ready: the caches are filled and the disk is read; before, pods are only noted.
 	ready    bool
 	complete bool
+	// draining: a teardown is under way. wanted are the pods that it takes the volumes from and that live on; with it
+	// cancelled they get them back. known is what complete was.
 	draining bool
+	wanted   map[types.UID]*v1.Pod
+	known    bool
 	pods     map[types.UID]*podEntry
 	order    int
 	volumes  map[v1.UniqueVolumeName]*volume
@@ -153,8 +156,13 @@ func (m *Manager) SetPod(pod *v1.Pod) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.draining {
+		m.wanted[pod.UID] = pod
 		return
 	}
+	m.setPod(pod)
+}
+
+func (m *Manager) setPod(pod *v1.Pod) {
 	e := m.entry(pod.UID)
 	old := e.pod
 	e.pod, e.released = pod, false
@@ -177,6 +185,7 @@ func (m *Manager) SetPod(pod *v1.Pod) {
 func (m *Manager) ReleasePod(uid types.UID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	delete(m.wanted, uid)
 	e, known := m.pods[uid]
 	if !known {
 		if m.ready {
@@ -185,6 +194,9 @@ func (m *Manager) ReleasePod(uid types.UID) {
 		}
 		e = m.entry(uid) // it may be on the disk
 	}
+	for u := range e.uses {
+		u.kept = false
+	}
 	m.release(e)
 }
 
@@ -192,6 +204,7 @@ func (m *Manager) ReleasePod(uid types.UID) {
 func (m *Manager) PodsComplete() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.known = true
 	if m.complete {
 		return
 	}
@@ -251,60 +264,6 @@ func (m *Manager) refreshLoop(ctx context.Context) {
 		}
 		m.mu.Unlock()
 	}
-}
-
-// Teardown unpublishes and unstages everything (`berth down`). Run must be running; no SetPod may follow.
-func (m *Manager) Teardown(ctx context.Context) error {
-	m.mu.Lock()
-	m.draining, m.complete = true, true
-	for _, e := range m.pods {
-		m.release(e)
-	}
-	m.kickAll()
-	for {
-		left, settled := m.unsettled(), m.settled
-		m.mu.Unlock()
-		if left == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			m.mu.Lock()
-			left = m.unsettled() // with the reasons by now
-			m.mu.Unlock()
-			return fmt.Errorf("tear down: %w: %w", ctx.Err(), left)
-		case <-settled:
-		}
-		m.mu.Lock()
-	}
-}
-
-// unsettled names what a teardown has not taken away yet.
-func (m *Manager) unsettled() error {
-	var errs []error
-	for _, v := range m.volumes {
-		err := fmt.Errorf("%s is still mounted", v.specName)
-		if last := v.lastError(); last != nil {
-			err = fmt.Errorf("%s: %w", v.specName, last)
-		}
-		errs = append(errs, err)
-	}
-	if m.reporting {
-		errs = append(errs, errors.New("node.status.volumesInUse is being written"))
-	}
-	for name := range m.reported {
-		if m.volumes[name] == nil {
-			errs = append(errs, fmt.Errorf("node.status.volumesInUse still names %s", name))
-		}
-	}
-	for _, e := range m.pods {
-		if e.cleanErr != nil {
-			errs = append(errs, e.cleanErr)
-		} else if e.cleaning {
-			errs = append(errs, fmt.Errorf("directory of pod %s is being removed", e.uid))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // lastError is the newest failure of the volume or one of its uses.

@@ -341,12 +341,43 @@ func TestTeardown(t *testing.T) {
 	if err := r.manager.Teardown(ctx); err == nil || !strings.Contains(err.Error(), "pv-2") {
 		t.Errorf("teardown of a hanging driver: %v", err)
 	}
+	// The instance goes on, so its pods get their volumes back, those that came meanwhile as well.
 	release()
+	r.untilMounted("pod-1")
+	if got := r.inUse(); !slices.Equal(got, []string{"pv-1", "pv-2"}) {
+		t.Errorf("in use %q", got)
+	}
 	if err := r.manager.Teardown(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if left := r.plugin.left(); len(left) != 0 || len(r.inUse()) != 0 {
 		t.Errorf("left: %q, in use %q", left, r.inUse())
+	}
+}
+
+// What a plugin keeps for a pod that lives on stays through a teardown; a pod that is deleted meanwhile takes it along.
+func TestTeardownKeepsWhatLivesInThePodsDirectory(t *testing.T) {
+	r := newRig(t, volumes(2))
+	r.manager.PodsComplete()
+	r.attach("pv-1", "pv-2")
+	for i, name := range []string{"stays", "leaves"} {
+		pv := fmt.Sprintf("pv-%d", i+1)
+		r.plugin.keeps[pv] = true
+		r.manager.SetPod(pod(name, fmt.Sprintf("claim-%d", i+1)))
+		r.untilMounted(types.UID(name))
+	}
+	r.manager.ReleasePod("leaves")
+	r.untilUnmounted("leaves")
+	if err := r.manager.Teardown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left := r.plugin.left(); !slices.Equal(left, []string{"pv-1", "stays/pv-1"}) {
+		t.Errorf("left %q", left)
+	}
+	r.manager.ReleasePod("stays")
+	r.untilUnmounted("stays")
+	if left := r.plugin.left(); len(left) != 0 {
+		t.Errorf("left after the pod: %q", left)
 	}
 }
 

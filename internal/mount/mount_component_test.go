@@ -5,9 +5,11 @@ package mount
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -223,6 +225,27 @@ func TestTeardownOffline(t *testing.T) {
 				t.Errorf("again: %v", err)
 			}
 		})
+	}
+}
+
+// A process in a volume is named before anything is taken away, and one elsewhere is not.
+func TestBusyNamesTheProcess(t *testing.T) {
+	r, _, _ := componentRig(t)
+	r.manager.PodsComplete()
+	r.manager.SetPod(pod("pod-1", "claim-1", "claim-2"))
+	r.untilMounted("pod-1")
+	if err := r.manager.Busy(); err != nil {
+		t.Errorf("used by nobody: %v", err)
+	}
+	user := exec.Command("sleep", "600")
+	user.Dir = r.manager.Status("pod-1").Volumes[1].Path
+	if err := user.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = user.Process.Kill(); _ = user.Wait() }()
+	err := r.manager.Busy()
+	if want := fmt.Sprintf("volume pv-2 of pod default/pod-1 is in use by process %d (", user.Process.Pid); err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 
 // TeardownOffline unpublishes and unstages everything below dataDir with no API: through the plugins where their drivers
 // answer, else by plain unmounts. The plugins are made without a client, and with the drivers that could be found
-// (csi.Drivers.RegisterKnown). What a driver keeps beside a plain unmount stays for the next start to undo.
+// (csi.Drivers.RegisterKnown). What a plugin keeps for pods (plugin.Keeper) stays. What a driver keeps beside a plain unmount stays for the next start to undo.
 // The caller makes sure that no Manager runs on dataDir.
 func TeardownOffline(ctx context.Context, dataDir string, plugins *plugin.Registry, log *slog.Logger) error {
 	if log == nil {
@@ -24,6 +24,9 @@ func TeardownOffline(ctx context.Context, dataDir string, plugins *plugin.Regist
 		if err := removeSubpaths(dataDir, u.pod, entries(subpathsDir(dataDir, u.pod))...); err != nil {
 			errs = append(errs, err)
 			continue
+		}
+		if k, ok := u.plugin.(plugin.Keeper); ok && k.Keeps(u.pod, u.SpecName) {
+			continue // its pod may live on; the next start knows
 		}
 		r := plugin.UnpublishRequest{PodUID: u.pod, SpecName: u.SpecName, Mode: u.Mode}
 		if err := u.plugin.Unpublish(ctx, r); err != nil {

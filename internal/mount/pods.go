@@ -201,6 +201,9 @@ func (m *Manager) release(e *podEntry) {
 	e.volumes = nil
 	m.indexClaims(e)
 	for u := range e.uses {
+		if u.kept {
+			continue
+		}
 		u.desired, u.held, u.refresh = false, false, false
 		u.back.wake()
 		m.wake(u.volume)

@@ -78,6 +78,8 @@ type use struct {
 	desired, held bool
 	state         presence
 	path          string
+	// kept: a teardown leaves it to its pod, which lives on (plugin.Keeper).
+	kept bool
 	// refresh: a source has changed, publish again.
 	refresh bool
 	// settling: published for the first time, and an expansion comes before the pod may see it.

@@ -67,6 +67,13 @@ type StagedLister interface {
 	GlobalPath(v *Volume) string
 }
 
+// Keeper is a Mounter with volumes that are nothing but a directory of the pod's: no mount stands behind them, and what is
+// in them lives as long as the pod does.
+type Keeper interface {
+	// Keeps says whether the published volume is such a directory. A teardown leaves it, as a kubelet that is stopped does.
+	Keeps(podUID types.UID, specName string) bool
+}
+
 // Driven is a Mounter that calls out to drivers. Operations of one driver are capped together, so that a driver that
 // hangs holds up only its own volumes.
 type Driven interface {

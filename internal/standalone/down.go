@@ -131,8 +131,12 @@ func (d DataDir) teardownOffline(ctx context.Context) error {
 	return errors.Join(mount.TeardownOffline(ctx, string(d), registry, log), pool.Teardown(d.Pools()))
 }
 
-// teardown takes everything down in a running instance; the pool follows when the instance has ended.
+// teardown takes everything down in a running instance; the pool follows when the instance has ended. While a process
+// uses a volume nothing at all is taken away: the instance goes on running, and its pods would have lost what they hold.
 func (in *instance) teardown(ctx context.Context) error {
+	if err := in.rooms.mount.Busy(); err != nil {
+		return fmt.Errorf("nothing was taken down; end what uses these volumes and run `berth down` again:\n%w", err)
+	}
 	if err := in.dir.endCommands(); err != nil {
 		return err
 	}

@@ -257,7 +257,7 @@ func (in *instance) untilEnd(ctx, workCtx context.Context) error {
 const downWithin = 10 * time.Second
 
 // tearDownWithin takes everything down, and gives up when something stays in use or the user ends the instance meanwhile.
-// What is unmounted until then stays so, and unmounting goes on: the next `berth down` finds less to do.
+// What was unmounted until then is mounted again: the instance goes on running, and so do its pods.
 func (in *instance) tearDownWithin(ctx, workCtx context.Context) error {
 	limited, cancel := context.WithTimeout(workCtx, downWithin)
 	defer cancel()

@@ -24,7 +24,10 @@ type emptyDir struct {
 	unstaged
 }
 
-var _ plugin.Mounter = (*emptyDir)(nil)
+var (
+	_ plugin.Mounter = (*emptyDir)(nil)
+	_ plugin.Keeper  = (*emptyDir)(nil)
+)
 
 func (*emptyDir) Name() string { return emptyDirName }
 
@@ -41,7 +44,7 @@ func (*emptyDir) UniqueName(v *plugin.Volume) (v1.UniqueVolumeName, error) {
 func (e *emptyDir) Publish(_ context.Context, r plugin.PublishRequest) (plugin.Published, error) {
 	uid, name := r.Volume.Pod.UID, r.Volume.SpecName()
 	dir := e.volumeDir(uid, emptyDirName, name)
-	ready := filepath.Join(e.pluginDir(uid, emptyDirName, name), "ready")
+	ready := e.readyMark(uid, name)
 	m, options, err := e.medium(r.Volume)
 	if err != nil {
 		return plugin.Published{}, fmt.Errorf("emptyDir %q: %w", name, err)
@@ -66,6 +69,17 @@ func (e *emptyDir) Publish(_ context.Context, r plugin.PublishRequest) (plugin.P
 		return os.WriteFile(ready, nil, 0o640)
 	})
 	return plugin.Published{Path: dir}, err
+}
+
+func (e *emptyDir) readyMark(uid types.UID, name string) string {
+	return filepath.Join(e.pluginDir(uid, emptyDirName, name), "ready")
+}
+
+// Keeps is true for a finished volume on the disk: in memory or huge pages, what is there goes with the mount.
+func (e *emptyDir) Keeps(uid types.UID, name string) bool {
+	dir := e.volumeDir(uid, emptyDirName, name)
+	mounted, _, err := e.disk.Mounted(dir)
+	return err == nil && !mounted && exists(dir) && exists(e.readyMark(uid, name))
 }
 
 // makeVolume makes dir with mode 0777 and mounts the medium there.
