@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// Backend serves the volumes of one driver.
+// Backend serves the volumes of one driver. One that can do more implements Snapshotter, Modifier or Changes as well, and its
+// driver then advertises it.
 type Backend interface {
 	Controller
 	Node
@@ -26,7 +27,8 @@ type Backend interface {
 // Controller is the half that is independent of where a volume is used.
 type Controller interface {
 	// Create makes the volume called r.Name, or returns the one that is there when it is compatible with r.
-	// ErrExists when it is not; ErrNoSpace, ErrTooLarge, ErrInvalid.
+	// ErrExists when it is not; ErrNoSpace, ErrTooLarge, ErrInvalid. With a Source: ErrSnapshotNotFound, ErrNotFound;
+	// ErrTooLarge when it is to be smaller than its source.
 	Create(ctx context.Context, r CreateRequest) (Volume, error)
 	// Delete removes a volume. Not there is success. ErrInUse while it is attached or staged.
 	Delete(ctx context.Context, id string) error
@@ -70,8 +72,14 @@ type CreateRequest struct {
 	// RequiredBytes: at least; LimitBytes: at most, 0 for no limit.
 	RequiredBytes, LimitBytes int64
 	// FSType that the volume will be formatted with; empty for a raw block volume.
-	FSType     string
-	Parameters map[string]string
+	FSType string
+	// FSTypeIsDefault: nobody asked for FSType. A volume with a Source then takes its source's filesystem.
+	FSTypeIsDefault bool
+	Parameters      map[string]string
+	// Mutable parameters, as Modify takes them.
+	Mutable map[string]string
+	// Source of its content; zero for an empty volume.
+	Source Source
 }
 
 // Volume as a driver shows it.
@@ -79,6 +87,10 @@ type Volume struct {
 	ID, Name  string
 	SizeBytes int64
 	FSType    string
+	// Source that it was made from, if any; it may be gone since.
+	Source Source
+	// Mutable parameters that are in force.
+	Mutable map[string]string
 	// Nodes that the volume is attached to.
 	Nodes []string
 	// Problem is empty for a healthy volume.

@@ -1,6 +1,7 @@
 package block
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +46,12 @@ type Backend struct {
 	stop     context.CancelFunc
 }
 
-var _ backend.Backend = (*Backend)(nil)
+var _ interface {
+	backend.Backend
+	backend.Snapshotter
+	backend.Modifier
+	backend.Changes
+} = (*Backend)(nil)
 
 // New finds what is staged and published already.
 func New(o Options) (*Backend, error) {
@@ -89,6 +95,29 @@ func (b *Backend) Create(ctx context.Context, r backend.CreateRequest) (backend.
 	if err := b.CheckParameters(r.Parameters); err != nil {
 		return backend.Volume{}, err
 	}
+	if err := b.CheckMutable(r.Mutable); err != nil {
+		return backend.Volume{}, err
+	}
+	id := idFor(r.Name)
+	if v, err := b.o.Pool.Get(id); err == nil && r.Source != (backend.Source{}) {
+		// Its source may be gone since.
+		if r.FSTypeIsDefault {
+			r.FSType = v.FSType
+		}
+		if err := compatible(v, r, r.RequiredBytes); err != nil {
+			return backend.Volume{}, err
+		}
+		return b.show(v), nil
+	}
+	from, err := b.originOf(r.Source)
+	if err != nil {
+		return backend.Volume{}, err
+	}
+	if from != nil {
+		if err := from.adapt(&r); err != nil {
+			return backend.Volume{}, err
+		}
+	}
 	size, err := volumeSize(r)
 	if err != nil {
 		return backend.Volume{}, err
@@ -96,14 +125,23 @@ func (b *Backend) Create(ctx context.Context, r backend.CreateRequest) (backend.
 	if r.FSType != "" && !filesystem.Installed(r.FSType) {
 		return backend.Volume{}, fmt.Errorf("%w: mkfs.%s is not installed on node %s", backend.ErrInvalid, r.FSType, b.o.Node)
 	}
-	id := idFor(r.Name)
 	h, err := b.holds.Acquire(ctx, id, "CreateVolume")
 	if err != nil {
 		return backend.Volume{}, err
 	}
 	defer h.Release()
 	h.Step("creating it")
-	v, err := b.o.Pool.Create(pool.Spec{ID: id, Name: r.Name, SizeBytes: size, FSType: r.FSType, Parameters: r.Parameters})
+	spec := pool.Spec{ID: id, Name: r.Name, SizeBytes: size, FSType: r.FSType, Parameters: r.Parameters, Mutable: r.Mutable}
+	if from != nil {
+		spec.Source, spec.Content = from.source, from.contentFor(r.FSType)
+		source, err := b.holds.Acquire(ctx, cmp.Or(r.Source.SnapshotID, r.Source.VolumeID), "CreateVolume")
+		if err != nil {
+			return backend.Volume{}, err
+		}
+		defer source.Release()
+		source.Step("copying it to " + id)
+	}
+	v, err := b.o.Pool.Create(spec)
 	if errors.Is(err, pool.ErrExists) {
 		if err := compatible(v, r, size); err != nil {
 			return backend.Volume{}, err
@@ -177,7 +215,11 @@ func (b *Backend) List(context.Context) ([]backend.Volume, error) {
 }
 
 func (b *Backend) show(v pool.Volume) backend.Volume {
-	return backend.Volume{ID: v.ID, Name: v.Name, SizeBytes: v.SizeBytes, FSType: v.FSType, Nodes: b.attachedTo(v.ID)}
+	out := backend.Volume{ID: v.ID, Name: v.Name, SizeBytes: v.SizeBytes, FSType: v.FSType, Mutable: v.Mutable, Nodes: b.attachedTo(v.ID)}
+	if v.Source != nil {
+		out.Source = backend.Source(*v.Source)
+	}
+	return out
 }
 
 // Resize implements backend.Controller.
@@ -263,7 +305,8 @@ func (b *Backend) Capacity(context.Context) (backend.Capacity, error) {
 func translate(err error) error {
 	for _, pair := range [][2]error{
 		{pool.ErrNotFound, backend.ErrNotFound}, {pool.ErrInvalidID, backend.ErrInvalid}, {pool.ErrNoSpace, backend.ErrNoSpace},
-		{pool.ErrTooLarge, backend.ErrTooLarge}, {pool.ErrInUse, backend.ErrInUse},
+		{pool.ErrTooLarge, backend.ErrTooLarge}, {pool.ErrInUse, backend.ErrInUse}, {pool.ErrExists, backend.ErrExists},
+		{pool.ErrSnapshotNotFound, backend.ErrSnapshotNotFound}, {pool.ErrTooSmall, backend.ErrTooLarge},
 	} {
 		if errors.Is(err, pair[0]) {
 			return &kindError{kind: pair[1], err: err}

@@ -26,8 +26,12 @@ func idFor(name string) string {
 	if provisionerName.MatchString(name) {
 		return name
 	}
+	return "vol-" + hashOf(name)
+}
+
+func hashOf(name string) string {
 	sum := sha256.Sum256([]byte(name))
-	return "vol-" + hex.EncodeToString(sum[:16])
+	return hex.EncodeToString(sum[:16])
 }
 
 // parameterAccess of a StorageClass decides from where volumes can be used. "local" is this node alone.
@@ -98,6 +102,8 @@ func compatible(v pool.Volume, r backend.CreateRequest, size int64) error {
 		return differs("size", v.SizeBytes, size)
 	case v.FSType != r.FSType:
 		return differs("filesystem", v.FSType, r.FSType)
+	case v.Source != nil && *v.Source != pool.Source(r.Source), v.Source == nil && r.Source != (backend.Source{}):
+		return fmt.Errorf("%w: volume %q is there, made from another source than is asked for", backend.ErrExists, r.Name)
 	case !maps.Equal(v.Parameters, r.Parameters):
 		return differs("parameters", v.Parameters, r.Parameters)
 	}

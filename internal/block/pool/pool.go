@@ -40,11 +40,13 @@ type Pool struct {
 	marker marker
 	sector uint32
 
-	mu      sync.Mutex // account, volumes, changed
-	account account
-	volumes map[string]Volume
-	damaged []string // volume directories that could not be read
-	changed []func()
+	mu        sync.Mutex // account, volumes, snapshots, groups, changed
+	account   account
+	volumes   map[string]Volume
+	snapshots map[string]Snapshot
+	groups    map[string]Group
+	damaged   []string // volume directories that could not be read
+	changed   []func()
 
 	backing sync.Mutex // one change of the backing at a time; taken before mu
 	wake    chan struct{}
@@ -81,7 +83,7 @@ func Open(ctx context.Context, o Options) (*Pool, error) {
 		}
 		o.Loops = t
 	}
-	p := &Pool{o: o, volumes: map[string]Volume{}, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	p := &Pool{o: o, volumes: map[string]Volume{}, snapshots: map[string]Snapshot{}, groups: map[string]Group{}, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	if err := p.open(ctx); err != nil {
 		p.closeFiles()
 		return nil, fmt.Errorf("open pool %s: %w", o.Name, err)
@@ -119,6 +121,9 @@ func (p *Pool) open(ctx context.Context) error {
 		return err
 	}
 	if err := p.recoverBacking(); err != nil {
+		return err
+	}
+	if err := p.recoverSnapshots(); err != nil {
 		return err
 	}
 	return p.recoverVolumes()

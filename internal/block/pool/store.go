@@ -39,6 +39,10 @@ type Spec struct {
 	SizeBytes  int64
 	FSType     string
 	Parameters map[string]string
+	Mutable    map[string]string
+	// Source of its content, and whose bytes that are; nil for an empty volume.
+	Source  *Source
+	Content Content
 }
 
 // Create makes a volume, durably. ErrExists returns the volume that is there. ErrNoSpace and ErrTooLarge leave nothing
@@ -53,14 +57,22 @@ func (p *Pool) Create(s Spec) (Volume, error) {
 	v := Volume{
 		Version: volumeVersion, ID: s.ID, Name: s.Name, SizeBytes: RoundSize(s.SizeBytes), SectorBytes: p.sector,
 		FSType: s.FSType, Content: Fresh, Parameters: s.Parameters, Created: time.Now().UTC(),
+		Mutable: s.Mutable, Source: s.Source,
 	}
 	if v.FSType == "" {
 		v.Content = Raw
 	}
+	from, err := p.sourceDisk(s)
+	if err != nil {
+		return Volume{}, err
+	}
+	if from != "" {
+		v.Content = s.Content
+	}
 	if err := p.reserve(v.SizeBytes); err != nil {
 		return Volume{}, err
 	}
-	if err := p.make(v); err != nil {
+	if err := p.make(v, from); err != nil {
 		p.release(v.SizeBytes)
 		return Volume{}, fmt.Errorf("make volume %s: %w", v.ID, err)
 	}
@@ -68,9 +80,9 @@ func (p *Pool) Create(s Spec) (Volume, error) {
 	return v, nil
 }
 
-func (p *Pool) make(v Volume) error {
+func (p *Pool) make(v Volume, from string) error {
 	making := p.path(volumesName, makingPrefix+v.ID)
-	err := boundary.Do("pool/make-volume", func() error { return makeFiles(making, v) })
+	err := boundary.Do("pool/make-volume", func() error { return makeFiles(making, from, v) })
 	if err == nil {
 		// The name makes it a volume. The sync makes all of it durable (replaceFile says why).
 		err = boundary.Do("pool/name-volume", func() error {
@@ -86,26 +98,51 @@ func (p *Pool) make(v Volume) error {
 	return nil
 }
 
-func makeFiles(dir string, v Volume) error {
+// sourceDisk is the file that the new volume's content comes from; empty when it has no source.
+func (p *Pool) sourceDisk(s Spec) (string, error) {
+	switch {
+	case s.Source == nil:
+		return "", nil
+	case s.Source.SnapshotID != "":
+		from, err := p.Snapshot(s.Source.SnapshotID)
+		if err == nil && RoundSize(s.SizeBytes) < from.SizeBytes {
+			err = fmt.Errorf("%w: %d bytes for what is in a snapshot of %d bytes", ErrTooSmall, s.SizeBytes, from.SizeBytes)
+		}
+		return p.SnapshotDisk(from), err
+	default:
+		from, err := p.Get(s.Source.VolumeID)
+		if err == nil && RoundSize(s.SizeBytes) < from.SizeBytes {
+			err = fmt.Errorf("%w: %d bytes for what is in a volume of %d bytes", ErrTooSmall, s.SizeBytes, from.SizeBytes)
+		}
+		return p.Disk(s.Source.VolumeID), err
+	}
+}
+
+func makeFiles(dir, from string, v Volume) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	disk, err := os.OpenFile(filepath.Join(dir, diskName), os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return err
+	path := filepath.Join(dir, diskName)
+	if from == "" {
+		disk, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return err
+		}
+		defer disk.Close()
+		if err := errors.Join(xfs.SetExtentSize(disk, extentBytes), disk.Truncate(v.SizeBytes)); err != nil {
+			return err
+		}
+	} else {
+		c, err := newCopying(from, path)
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		if err := errors.Join(c.all(), c.to.Truncate(v.SizeBytes)); err != nil {
+			return err
+		}
 	}
-	defer disk.Close()
-	if err := xfs.SetExtentSize(disk, extentBytes); err != nil {
-		return err
-	}
-	if err := disk.Truncate(v.SizeBytes); err != nil {
-		return err
-	}
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	return writeData(filepath.Join(dir, describeName), append(data, '\n'))
+	return describe(dir, describeName, v)
 }
 
 // Get returns a volume, ErrNotFound, or ErrDamaged when there is one whose description cannot be read: it is not to be taken
@@ -114,7 +151,7 @@ func (p *Pool) Get(id string) (Volume, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	v, ok := p.volumes[id]
-	if !ok && slices.Contains(p.damaged, id) {
+	if !ok && p.isDamaged(id) {
 		return Volume{}, fmt.Errorf("%w: the description of volume %s in %s cannot be read; its data was left alone", ErrDamaged, id, p.Directory(id))
 	}
 	if !ok {

@@ -18,6 +18,8 @@ var (
 	ErrNoSpace = errors.New("no space in the pool")
 	// ErrTooLarge: more than the pool could ever hold.
 	ErrTooLarge = errors.New("larger than the pool")
+	// ErrTooSmall: less than its source has.
+	ErrTooSmall = errors.New("smaller than its source")
 	// ErrInvalidID: not a volume id.
 	ErrInvalidID = errors.New("invalid volume id")
 	// ErrDamaged: the pool or a description is not what was written; nothing was changed.
@@ -54,7 +56,17 @@ type Volume struct {
 	FSType     string            `json:"fsType,omitempty"`
 	Content    Content           `json:"content"`
 	Parameters map[string]string `json:"parameters,omitempty"`
-	Created    time.Time         `json:"created"`
+	// Mutable parameters are those of the user that can change.
+	Mutable map[string]string `json:"mutable,omitempty"`
+	// Source of its content. It may be gone since.
+	Source  *Source   `json:"source,omitempty"`
+	Created time.Time `json:"created"`
+}
+
+// Source is what a volume was made from: one of the two.
+type Source struct {
+	SnapshotID string `json:"snapshotID,omitempty"`
+	VolumeID   string `json:"volumeID,omitempty"`
 }
 
 const volumeVersion = 1
