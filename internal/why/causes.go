@@ -170,6 +170,10 @@ var causes = []cause{
 		}
 		return "The volume is being deleted, and a claim is still bound to it.", fmt.Sprintf("Delete claim %s/%s; the volume goes after it.", vf.namespace, vf.claimName)
 	}},
+	{"kept", releasedKept},
+	{"no-deleter", notDeleted},
+	{"no-recycler", notRecycled},
+	{"grow-too-large", growTooLarge},
 }
 
 // largestVolume is the size in bytes of the largest volume that the class's driver promises on any node; told is false
@@ -257,8 +261,8 @@ func say(name, match, what, advice string) wording {
 
 // wordings are tried in order; the first that matches is told.
 var wordings = []wording{
-	say("runtime-needed", `need a container runtime`, "The pod's own command has to run to its end (a Job), and this node has no container runtime: it holds volumes only.",
-		"Run the command with `berth exec`, or use a node with a container runtime."),
+	say("runtime-needed", `need a container runtime`, "The pod's own command has to run to its end (a Job), and a holder never runs commands: the node has no container runtime. The Job does not complete.",
+		"Run the command yourself with `berth exec`, or use a node with a container runtime."),
 	say("quota", `exceeded quota: ([^,]+)`, "The namespace's ResourceQuota $1 does not allow any more.", "Raise the quota (kubectl describe quota) or delete what is not needed."),
 
 	say("claim-not-found", `persistentvolumeclaim "([^"]+)" not found`, `There is no claim "$1".`, "Create the claim, or correct persistentVolumeClaim.claimName in the pod."),

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -77,6 +78,9 @@ func Explain(ctx context.Context, s Sources, t Target) (*Journey, error) {
 	}
 	if f.pod != nil && t.Kind == Pod {
 		j.explainPod(f)
+		if note := notRun(f); note != "" && !finished(f.pod) {
+			j.Notes = append(j.Notes, note)
+		}
 	}
 	return j, nil
 }
@@ -98,11 +102,16 @@ type ErrUnknown struct {
 	Target Target
 	// Hint is what an event says about it, such as a quota that was exceeded.
 	Hint string
+	// Near are arguments that may have been meant; see the function of the name.
+	Near []string
 }
 
 func (e *ErrUnknown) Error() string {
-	if e.Hint != "" {
+	switch {
+	case e.Hint != "":
 		return fmt.Sprintf("%s does not exist; %s", e.Target, e.Hint)
+	case len(e.Near) > 0:
+		return fmt.Sprintf("%s does not exist; did you mean %s?", e.Target, strings.Join(e.Near, " or "))
 	}
 	return fmt.Sprintf("%s does not exist, and the journal knows nothing of it", e.Target)
 }
@@ -121,7 +130,7 @@ func (j *Journey) remember(ctx context.Context, s Sources, f *facts) error {
 		}
 	}
 	if len(entries) == 0 {
-		return &ErrUnknown{Target: t, Hint: hint(ctx, s.Client, t)}
+		return &ErrUnknown{Target: t, Hint: hint(ctx, s.Client, t), Near: Near(ctx, s.Client, t)}
 	}
 	if t.Kind == PVC { // the volume outlives the claim, by a little or by Retain
 		if s.Read != nil {
@@ -177,6 +186,9 @@ func hint(ctx context.Context, client kubernetes.Interface, t Target) string {
 			return fmt.Sprintf("%s %s: %s", strings.ToLower(e.InvolvedObject.Kind), e.InvolvedObject.Name, e.Message)
 		}
 	}
+	if _, err := client.CoreV1().Namespaces().Get(ctx, t.Namespace, metav1.GetOptions{}); apierrors.IsNotFound(err) && t.Namespace != metav1.NamespaceDefault {
+		return "there is no namespace " + t.Namespace
+	}
 	return ""
 }
 
@@ -208,6 +220,9 @@ func entriesOf(all []trace.Entry, f *facts, vf *volumeFacts) []trace.Entry {
 		e := &all[i]
 		if f.pod != nil && e.Pod.UID != "" && e.Pod.UID != f.pod.UID {
 			continue
+		}
+		if f.pod != nil && f.pod.Spec.NodeName == "" && onNode(e.Step) {
+			continue // of a pod that has the volume now, or had it: this one is on no node
 		}
 		if vf.claim != nil && e.Claim.UID == "" && e.Time.Before(vf.claim.CreationTimestamp.Time) {
 			continue // names alone, and older than the claim: an earlier claim or pod of the name
@@ -256,6 +271,7 @@ func explainVolume(f *facts, vf *volumeFacts, s Sources) Volume {
 			v.UsedBy = append(v.UsedBy, p.Name)
 		}
 	}
+	v.Note = rounded(vf)
 	v.Steps = timeline(f, vf, entriesOf(s.Entries, f, vf))
 	v.Total = total(v.Steps)
 	v.Problem = volumeProblem(f, vf, v.Steps)
@@ -265,6 +281,9 @@ func explainVolume(f *facts, vf *volumeFacts, s Sources) Volume {
 
 func claimState(vf *volumeFacts) *ClaimState {
 	s := &ClaimState{Namespace: vf.namespace, Name: vf.claimName, Phase: "missing"}
+	if vf.pv != nil && (vf.pv.Status.Phase == v1.VolumeReleased || vf.pv.Status.Phase == v1.VolumeFailed) {
+		s.Phase = "gone"
+	}
 	if c := vf.claim; c != nil {
 		s.Phase, s.Requested, s.Deleting = string(c.Status.Phase), c.Spec.Resources.Requests.Storage().String(), c.DeletionTimestamp != nil
 		s.Modes = modes(c.Spec.AccessModes)

@@ -92,6 +92,8 @@ type Volume struct {
 	Node   string `json:"node,omitempty"`
 	// Path is the directory or device on the host, where the pod tells it.
 	Path string `json:"path,omitempty"`
+	// Note is worth knowing and no problem: that the volume is larger than asked for.
+	Note string `json:"note,omitempty"`
 	// UsedBy names the other pods that use the claim.
 	UsedBy []string `json:"usedBy,omitempty"`
 

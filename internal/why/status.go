@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	storagehelpers "k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
 )
 
@@ -103,6 +104,10 @@ type Attention struct {
 	Since     time.Time `json:"since,omitzero"`
 }
 
+// WaitsForFirstPod is the phase in Status.Claims of a Pending claim whose class makes the volume when a pod uses it,
+// and which no pod uses yet. That is as it should be.
+const WaitsForFirstPod = "WaitsForFirstPod"
+
 // attentionLimit keeps the status on one screen.
 const attentionLimit = 10
 
@@ -117,7 +122,7 @@ func Survey(ctx context.Context, s StatusSources) (*Status, error) {
 	st := &Status{Asked: s.Now, Components: s.Components, Pools: s.Pools, Operations: s.Holders, Notes: s.Notes,
 		Volumes: map[string]int{}, Claims: map[string]int{}, Pods: map[string]int{}}
 	w := surveyor{Status: st, ctx: ctx, core: s.Client, drivers: map[string]*DriverStatus{}}
-	for _, look := range []func() error{w.nodes, w.csi, w.volumes, w.claims, w.pods, w.registrations} {
+	for _, look := range []func() error{w.nodes, w.csi, w.volumes, w.pods, w.claims, w.registrations} {
 		if err := look(); err != nil {
 			return nil, err
 		}
@@ -138,6 +143,8 @@ type surveyor struct {
 	ctx     context.Context
 	core    kubernetes.Interface
 	drivers map[string]*DriverStatus
+	late    map[string]bool // classes that make a volume for its first pod
+	allPods []v1.Pod        // those that are not finished
 }
 
 // refused notes what the user may not read and goes on without it.
@@ -224,8 +231,10 @@ func (w *surveyor) capacities() error {
 		return w.refused("storageclasses", err)
 	}
 	provisioners := map[string]string{}
+	w.late = map[string]bool{}
 	for i := range classes.Items {
 		provisioners[classes.Items[i].Name] = classes.Items[i].Provisioner
+		w.late[classes.Items[i].Name] = late(&classes.Items[i])
 	}
 	list, err := w.core.StorageV1().CSIStorageCapacities("").List(w.ctx, metav1.ListOptions{})
 	if err != nil {
@@ -277,6 +286,10 @@ func (w *surveyor) claims() error {
 	}
 	for i := range list.Items {
 		c := &list.Items[i]
+		if w.waitsForFirstPod(c) {
+			w.Claims[WaitsForFirstPod]++
+			continue
+		}
 		w.Claims[phaseOf(string(c.Status.Phase), c.DeletionTimestamp)]++
 		if c.Status.Phase == v1.ClaimBound {
 			w.Requested += c.Status.Capacity.Storage().Value()
@@ -287,6 +300,17 @@ func (w *surveyor) claims() error {
 		}
 	}
 	return nil
+}
+
+func (w *surveyor) waitsForFirstPod(c *v1.PersistentVolumeClaim) bool {
+	if c.Status.Phase != v1.ClaimPending || c.DeletionTimestamp != nil || c.Spec.VolumeName != "" ||
+		c.Annotations[storagehelpers.AnnSelectedNode] != "" || !w.late[storagehelpers.GetPersistentVolumeClaimClass(c)] {
+		return false
+	}
+	return !slices.ContainsFunc(w.allPods, func(p v1.Pod) bool {
+		_, uses := usesClaim(&p, c.Name)
+		return uses && p.Namespace == c.Namespace
+	})
 }
 
 func (w *surveyor) pods() error {
@@ -300,6 +324,7 @@ func (w *surveyor) pods() error {
 		if finished(p) {
 			continue
 		}
+		w.allPods = append(w.allPods, *p)
 		if p.Spec.NodeName != "" {
 			w.node(p.Spec.NodeName).Pods++
 		}

@@ -32,7 +32,7 @@ func surveyed(t *testing.T) *Status {
 			class("berth-block", storagev1.VolumeBindingWaitForFirstConsumer), class("berth-block-immediate", storagev1.VolumeBindingImmediate),
 			driver(), node("n1"), n2, limited, capacity("a", "berth-block"), capacity("b", "berth-block-immediate"),
 			c, volume("data"), running(pod("app", "n1", "data")), attachment("data", "n1", true),
-			claim("stuck", "fast"), volume("old", func(pv *v1.PersistentVolume) { pv.Status.Phase = v1.VolumeFailed }),
+			claim("stuck", "fast"), claim("early", "berth-block"), volume("old", func(pv *v1.PersistentVolume) { pv.Status.Phase = v1.VolumeFailed }),
 			refused(pod("waiting", "", "stuck"), "no"),
 			event("Node", "n1", v1.EventTypeWarning, "FailedPluginRegistration", "plugin at /var/lib/berth/plugins_registry/rubbish.example.com-reg.sock: NodeGetInfo: no node ID", time.Second, 2),
 		),

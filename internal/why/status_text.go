@@ -120,7 +120,11 @@ func phases(m map[string]int) string {
 	}
 	var parts []string
 	for _, phase := range slices.Sorted(maps.Keys(m)) {
-		parts = append(parts, fmt.Sprintf("%d %s", m[phase], phase))
+		what := phase
+		if phase == WaitsForFirstPod {
+			what = "waiting for a first pod"
+		}
+		parts = append(parts, fmt.Sprintf("%d %s", m[phase], what))
 	}
 	return strings.Join(parts, ", ")
 }

@@ -187,7 +187,7 @@ func cluster(more ...runtime.Object) []runtime.Object {
 }
 
 func stories() []story {
-	return []story{
+	return append([]story{
 		{
 			name:    "mounted",
 			objects: cluster(claim("data", "berth-block", bound), volume("data"), running(pod("app", "n1", "data")), attachment("data", "n1", true)),
@@ -296,5 +296,5 @@ func stories() []story {
 				trace.Entry{Time: at(63 * time.Second), Step: trace.Lost, State: trace.Failed, Detail: "3 entries did not reach the journal"}),
 			target: "pvc/data",
 		},
-	}
+	}, laterStories()...)
 }

@@ -131,6 +131,9 @@ func (p *printer) volume(v *Volume) {
 	} else if v.Driver != "" {
 		p.printf("driver %s\n", v.Driver)
 	}
+	if v.Note != "" {
+		p.printf("%s\n", v.Note)
+	}
 	if v.Path != "" {
 		p.printf("at %s\n", v.Path)
 	}

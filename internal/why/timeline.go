@@ -136,6 +136,7 @@ func lastOfEach(steps []Step, pod *v1.Pod) []Step {
 			}
 		}
 	}
+	undone := undoneBy(steps, pod)
 	var kept []Step
 	refusal := "" // the scheduler tells it for the claim and for the pod
 	for i := range steps {
@@ -150,6 +151,7 @@ func lastOfEach(steps []Step, pod *v1.Pod) []Step {
 		case s.pod && s.State != trace.Done && refusal != "" && s.Detail == refusal:
 		case last[s.rank()] != i:
 		case s.State != trace.Done && !latestDone[s.rank()].Before(s.Time):
+		case undone[i]:
 		case s.State == trace.Waiting && s.Failures == 0 && olderThanPod(s.waitFrom, pod):
 		case s.rank() > order[trace.Snapshotted] && s.State == trace.Done && pod != nil && s.Time.Before(pod.CreationTimestamp.Time):
 		default:
@@ -157,6 +159,60 @@ func lastOfEach(steps []Step, pod *v1.Pod) []Step {
 		}
 	}
 	return kept
+}
+
+// onNode says whether the step happens on or for a node, and so belongs to whoever is there.
+func onNode(s trace.Step) bool {
+	switch s {
+	case trace.Attached, trace.Staged, trace.Published, trace.Unpublished, trace.Unstaged, trace.Detached:
+		return true
+	}
+	return false
+}
+
+// back is the step that takes one on the way back.
+var back = map[trace.Step]trace.Step{trace.Attached: trace.Detached, trace.Staged: trace.Unstaged, trace.Published: trace.Unpublished}
+
+// undoneBy finds the steps back of an earlier pod, by index, and what they undid: a pod that lives shows its own way. One
+// that has had the volume shows how it lost it.
+func undoneBy(steps []Step, pod *v1.Pod) map[int]bool {
+	undone := map[int]bool{}
+	if pod == nil || pod.DeletionTimestamp != nil {
+		return undone
+	}
+	var up, had time.Time // the last step up, and when the pod had the volume
+	for i := range steps {
+		s := &steps[i]
+		if r := s.rank(); s.State != trace.Done || r < order[trace.Attached] || r > order[trace.Running] {
+			continue
+		}
+		if s.Time.After(up) {
+			up = s.Time
+		}
+		if s.Step == trace.Published || s.Step == trace.Running {
+			had = s.Time
+		}
+	}
+	last := map[trace.Step]time.Time{}
+	for i := range steps {
+		s := &steps[i]
+		if !onNode(s.Step) || s.rank() < order[trace.Unpublished] {
+			continue
+		}
+		if s.Time.Before(up) || had.IsZero() && s.State == trace.Done {
+			undone[i] = true
+		}
+		if s.State == trace.Done {
+			last[s.Step] = s.Time
+		}
+	}
+	for i := range steps {
+		s := &steps[i]
+		if b, isUp := back[s.Step]; isUp && had.IsZero() && s.Time.Before(last[b]) {
+			undone[i] = true
+		}
+	}
+	return undone
 }
 
 // withObjects adds the steps that the API objects and events show and the journal does not.

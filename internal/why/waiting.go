@@ -158,11 +158,12 @@ func scheduling(p *v1.Pod) *complaint {
 // exact, unless the objects show the cause: then they also show what would end it.
 func volumeWaiting(f *facts, vf *volumeFacts, v *Volume, holders []Holder) *Waiting {
 	what := waitsFor(f, vf)
-	if what == "" {
-		return nil
-	}
 	w := &Waiting{For: what, Since: waitingSince(f, vf, v.Steps)}
-	if s := openStep(v.Steps); s != nil {
+	if what == "" {
+		if w = growthWaits(f, vf); w == nil {
+			return nil
+		}
+	} else if s := openStep(v.Steps); s != nil {
 		switch {
 		case !s.waitFrom.IsZero():
 			w.Since = s.waitFrom
@@ -211,7 +212,10 @@ func waitsFor(f *facts, vf *volumeFacts) string {
 		for _, a := range f.attachmentsOf(vf.pvName) {
 			return "the volume to be detached from node " + a.Spec.NodeName + ", before it is deleted"
 		}
-		return "driver " + driver + " to delete the volume"
+		if vf.pv.Spec.CSI != nil {
+			return "driver " + driver + " to delete the volume"
+		}
+		return "the volume to be deleted"
 	case vf.pv != nil && claim == nil:
 		return ""
 	case claim == nil:
@@ -314,6 +318,9 @@ func (j *Journey) explainPod(f *facts) {
 			j.Problem = problemOf(c)
 			j.dropRepeated()
 		}
+		return
+	}
+	if j.Problem = runtimeNeeded(f); j.Problem != nil {
 		return
 	}
 	for i := len(f.podEvents) - 1; i >= 0; i-- {
