@@ -7,52 +7,54 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
-	mount "k8s.io/mount-utils"
-	"k8s.io/utils/exec"
+	"k8s.io/apimachinery/pkg/types"
 
 	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/command"
 	"berth.io/berth/internal/plugin"
 )
 
-// formatTimeout bounds mkfs, fsck and mount together.
-const formatTimeout = 10 * time.Minute
+// Deadlines of the programs. mkfs and fsck of a large disk take minutes; reading its signatures does not.
+const (
+	probeWithin = 30 * time.Second
+	makeWithin  = 10 * time.Minute
+	mountWithin = 2 * time.Minute
+	growWithin  = 10 * time.Minute
+)
 
 // probed is how much of a device's beginning must be zero before it counts as empty: past every partition table,
 // volume manager label and filesystem superblock.
 const probed = 4 << 20
 
-// formatAndMount mounts the device, and makes a filesystem first when the device is empty. A device on which no
-// filesystem is recognised but that is not empty is refused: it holds somebody's data.
-func formatAndMount(ctx context.Context, device, dir, fsType string, options []string) error {
-	ctx, cancel := context.WithTimeout(ctx, formatTimeout)
-	defer cancel()
-	m := mount.NewSafeFormatAndMount(mount.New(""), exec.New())
-	found, err := m.GetDiskFormat(device)
+// formatAndMount mounts the device of the PersistentVolume with that UID, and makes a filesystem first when the device is
+// empty. A device on which no filesystem is recognised but that is not empty is refused: it holds somebody's data.
+func formatAndMount(ctx context.Context, pv types.UID, device, dir, fsType string, options []string) error {
+	found, err := formatOf(ctx, device)
 	if err != nil {
-		return fmt.Errorf("read the format of %s: %w", device, err)
+		return err
 	}
 	if found != "" {
 		if err := formatEnded(dir); err != nil {
 			return err
 		}
-	} else {
-		if !formatBegan(dir, device) {
-			if err := mustBeEmpty(device); err != nil {
-				return err
-			}
-		}
-		if err := beginFormat(dir, device); err != nil {
+		return mountFound(ctx, device, dir, found, fsType, options)
+	}
+	if !formatBegan(dir, device, pv) {
+		if err := mustBeEmpty(device); err != nil {
 			return err
 		}
 	}
-	if err := ctx.Err(); err != nil {
+	if err := beginFormat(dir, device, pv); err != nil {
 		return err
 	}
-	err = boundary.Do("intree/format-and-mount", func() error {
-		return m.FormatAndMount(device, dir, fsType, options)
-	})
+	err = boundary.Do("intree/format", func() error { return makeFilesystem(ctx, device, fsType) })
+	if err == nil {
+		err = mountDevice(ctx, device, dir, fsType, options)
+	}
 	if err != nil {
 		if mustBeEmpty(device) == nil {
 			// A mkfs that wrote nothing leaves nothing to go on with; what somebody writes there later is theirs.
@@ -61,6 +63,99 @@ func formatAndMount(ctx context.Context, device, dir, fsType string, options []s
 		return err
 	}
 	return formatEnded(dir)
+}
+
+// mountFound mounts a filesystem that is there already, after the check that is safe to run unasked.
+func mountFound(ctx context.Context, device, dir, found, fsType string, options []string) error {
+	if slices.Contains(splitOptions(options), "ro") {
+		return mountDevice(ctx, device, dir, fsType, options)
+	}
+	err := boundary.Do("intree/check", func() error {
+		_, err := command.Run(ctx, makeWithin, "fsck", "-a", device)
+		return err
+	})
+	const uncorrected = 4
+	var failed *command.Error
+	switch {
+	case err == nil, errors.Is(err, command.ErrMissing):
+	case errors.As(err, &failed) && failed.Exit&uncorrected == 0: // repaired, or no checker for this kind
+	default:
+		return fmt.Errorf("check the %s on %s: %w", found, device, err)
+	}
+	if err := mountDevice(ctx, device, dir, fsType, options); err != nil {
+		if found != fsType {
+			return fmt.Errorf("%w (the device holds %s, and the volume asks for %s)", err, found, fsType)
+		}
+		return err
+	}
+	return nil
+}
+
+// formatOf names the filesystem on the device, or what else blkid recognises there, which then fails to mount; empty when it
+// recognises nothing.
+func formatOf(ctx context.Context, device string) (string, error) {
+	out, err := command.Run(ctx, probeWithin, "blkid", "-p", "-s", "TYPE", "-s", "PTTYPE", "-o", "export", device)
+	const nothing = 2
+	var failed *command.Error
+	switch {
+	case errors.As(err, &failed) && failed.Exit == nothing:
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("read the format of %s: %w", device, err)
+	}
+	partitions := false
+	for line := range strings.Lines(out) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		switch key {
+		case "TYPE":
+			return value, nil
+		case "PTTYPE":
+			partitions = true
+		}
+	}
+	if partitions {
+		return "", fmt.Errorf("%s has a partition table: name one of its partitions", device)
+	}
+	return "", nil
+}
+
+// makeFilesystem runs mkfs with upstream's options. boundary: held by the caller.
+func makeFilesystem(ctx context.Context, device, fsType string) error {
+	args := []string{device}
+	switch fsType {
+	case "ext3", "ext4":
+		args = []string{"-F", "-m0", device} // -F: a whole disk is meant; -m0: nobody needs blocks of root's own
+	case "xfs":
+		args = []string{"-f", device}
+	}
+	if _, err := command.Run(ctx, makeWithin, "mkfs."+fsType, args...); err != nil {
+		return fmt.Errorf("make %s on %s: %w", fsType, device, err)
+	}
+	return nil
+}
+
+// mountDevice goes through mount(8): a user's options may be for one of its helpers.
+func mountDevice(ctx context.Context, device, dir, fsType string, options []string) error {
+	args := []string{"-t", fsType}
+	if list := strings.Join(append([]string{"defaults"}, options...), ","); list != "" {
+		args = append(args, "-o", list)
+	}
+	return boundary.Do("intree/mount-device", func() error {
+		if _, err := command.Run(ctx, mountWithin, "mount", append(args, "--", device, dir)...); err != nil {
+			return fmt.Errorf("mount %s (%s) at %s: %w", device, fsType, dir, err)
+		}
+		return nil
+	})
+}
+
+func splitOptions(options []string) []string {
+	var out []string
+	for _, list := range options {
+		for o := range strings.SplitSeq(list, ",") {
+			out = append(out, strings.TrimSpace(o))
+		}
+	}
+	return out
 }
 
 // mustBeEmpty reads the beginning of the device.
@@ -89,13 +184,33 @@ func mustBeEmpty(device string) error {
 
 // Expand grows the filesystem to the size of its device. A directory has no size of its own, and a raw device is as
 // large as it is.
-func (l *local) Expand(_ context.Context, r plugin.ExpandRequest) error {
+func (l *local) Expand(ctx context.Context, r plugin.ExpandRequest) error {
 	device, err := kindOf(r.Volume)
 	if err != nil || !device || r.Volume.Mode() == "Block" {
 		return err
 	}
-	return boundary.Do("intree/grow-filesystem", func() error {
-		_, err := mount.NewResizeFs(exec.New()).Resize(r.Volume.PV.Spec.Local.Path, l.globalDir(r.Volume.PV.Name))
+	path := r.Volume.PV.Spec.Local.Path
+	found, err := formatOf(ctx, path)
+	if err != nil {
 		return err
+	}
+	dir := l.globalDir(r.Volume.PV.Name)
+	var program string
+	var args []string
+	switch found {
+	case "ext2", "ext3", "ext4":
+		program, args = "resize2fs", []string{path}
+	case "xfs":
+		program, args = "xfs_growfs", []string{"-d", dir}
+	case "btrfs":
+		program, args = "btrfs", []string{"filesystem", "resize", "max", dir}
+	default:
+		return fmt.Errorf("grow %s: a filesystem of type %q can't be grown here: %w", path, found, plugin.ErrExpandInfeasible)
+	}
+	return boundary.Do("intree/grow-filesystem", func() error {
+		if _, err := command.Run(ctx, growWithin, program, args...); err != nil {
+			return fmt.Errorf("grow the %s on %s: %w", found, path, err)
+		}
+		return nil
 	})
 }

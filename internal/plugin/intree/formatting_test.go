@@ -8,7 +8,7 @@ import (
 
 func TestFormatMark(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "mounts", "pv")
-	if formatBegan(dir, "/dev/null") {
+	if formatBegan(dir, "/dev/null", "uid") {
 		t.Error("begun without a mark")
 	}
 	if err := os.Mkdir(filepath.Dir(formatMark(dir)), 0o750); err != nil {
@@ -18,12 +18,12 @@ func TestFormatMark(t *testing.T) {
 		if err := os.WriteFile(formatMark(dir), []byte(mark), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if formatBegan(dir, "/dev/null") {
+		if formatBegan(dir, "/dev/null", "uid") {
 			t.Errorf("a mark %s was taken for this one's", name)
 		}
 	}
 	// What has no identity is not marked, and an old mark goes.
-	if err := beginFormat(dir, "/dev/null"); err != nil {
+	if err := beginFormat(dir, "/dev/null", "uid"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(formatMark(dir)); !os.IsNotExist(err) {

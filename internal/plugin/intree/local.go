@@ -94,7 +94,7 @@ func (l *local) Stage(ctx context.Context, r plugin.StageRequest) error {
 		return err
 	}
 	// Read-only is a property of each pod's bind mount: the next pod may want to write.
-	if err := formatAndMount(ctx, spec.Local.Path, dir, fsType, spec.MountOptions); err != nil {
+	if err := formatAndMount(ctx, r.Volume.PV.UID, spec.Local.Path, dir, fsType, spec.MountOptions); err != nil {
 		return errors.Join(fmt.Errorf("local volume %s: %w", r.Volume.PV.Name, err), removal.EmptyDirs(dir))
 	}
 	return nil
@@ -119,6 +119,9 @@ func (l *local) Publish(_ context.Context, r plugin.PublishRequest) (plugin.Publ
 	}
 	pv, uid := r.Volume.PV, r.Volume.Pod.UID
 	if r.Volume.Mode() == v1.PersistentVolumeBlock {
+		if err := l.givenAway(pv.Spec.Local.Path); err != nil {
+			return plugin.Published{}, fmt.Errorf("local volume %s: %w", pv.Name, err)
+		}
 		return l.publishDevice(uid, pv)
 	}
 	source := pv.Spec.Local.Path
