@@ -10,7 +10,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"berth.io/berth/internal/control"
 	"berth.io/berth/internal/node/holderexec"
+	"berth.io/berth/internal/standalone"
 )
 
 func newExec(g *global) *cobra.Command {
@@ -49,7 +51,11 @@ volumes over them, nothing of it visible outside. The pod's own command is never
 			case err != nil:
 				return g.reached(c.Context(), fmt.Errorf("pod %s: %w", name, err))
 			}
-			spec, err := holderexec.SpecFor(pod, container, string(d))
+			var paths map[string]string
+			if err := control.NewClient(d.Control()).Get(c.Context(), standalone.PathPodPaths(pod.UID), &paths); err != nil {
+				return fmt.Errorf("where the volumes of pod %s are: %w", name, err)
+			}
+			spec, err := holderexec.SpecFor(pod, container, string(d), paths)
 			if err != nil {
 				return err
 			}

@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
+
+	"berth.io/berth/internal/node/holder"
 )
 
 // podWorkers handle pods at once; most of the time they wait for the API.
@@ -82,7 +84,8 @@ func (p *pods) seen(pod *v1.Pod) {
 	p.mu.Lock()
 	s := p.known[pod.UID]
 	if s == nil {
-		s = &podState{firstSeen: time.Now(), wasReady: isReady(pod)}
+		ready, _ := holder.Ready(pod)
+		s = &podState{firstSeen: time.Now(), wasReady: ready}
 		p.known[pod.UID] = s
 	}
 	p.mu.Unlock()
@@ -223,9 +226,4 @@ func (p *pods) phases() map[v1.PodPhase]int {
 		}
 	}
 	return counts
-}
-
-func isReady(pod *v1.Pod) bool {
-	c := conditionOf(&pod.Status, v1.PodReady)
-	return c != nil && c.Status == v1.ConditionTrue
 }

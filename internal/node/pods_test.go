@@ -10,6 +10,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"berth.io/berth/internal/node/holder"
 )
 
 // The whole life of a holder: seen, mounted, Ready with its paths in one write, deleted, unmounted, gone.
@@ -25,10 +27,10 @@ func TestHolderFromSeenToGone(t *testing.T) {
 	r.mounts.mount(pod.UID)
 	r.eventually(r.phaseIs("a", v1.PodRunning))
 	now := r.pod("a")
-	if now.Annotations[pathsAnnotation] != `{"data":"/v/data"}` {
-		t.Errorf("paths %q", now.Annotations[pathsAnnotation])
+	if now.Annotations[holder.PathsAnnotation] != `{"data":"/v/data"}` {
+		t.Errorf("paths %q", now.Annotations[holder.PathsAnnotation])
 	}
-	if !isReady(now) || !now.Status.ContainerStatuses[0].Ready || now.Status.ContainerStatuses[0].State.Running == nil {
+	if ready, _ := holder.Ready(now); !ready || !now.Status.ContainerStatuses[0].Ready || now.Status.ContainerStatuses[0].State.Running == nil {
 		t.Errorf("not ready: %+v", now.Status)
 	}
 	writes := 0

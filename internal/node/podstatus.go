@@ -12,8 +12,6 @@ import (
 )
 
 const (
-	// pathsAnnotation on a pod: JSON object, volume name to host path.
-	pathsAnnotation = "storage.berth.io/paths"
 	// holderCondition on a pod says that its containers are not run, and what that means for this pod.
 	holderCondition v1.PodConditionType = "storage.berth.io/Holder"
 

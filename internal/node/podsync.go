@@ -18,6 +18,7 @@ import (
 
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/mount"
+	"berth.io/berth/internal/node/holder"
 	"berth.io/berth/internal/node/holderexec"
 	"berth.io/berth/internal/trace"
 )
@@ -113,7 +114,7 @@ func (p *pods) report(ctx context.Context, s *podState, pod *v1.Pod) error {
 		}
 	}
 	status := holderStatus(pod, vols, p.hostIPs(), metav1.Now())
-	paths := pod.Annotations[pathsAnnotation]
+	paths := pod.Annotations[holder.PathsAnnotation]
 	if vols.AllMounted && (len(vols.Volumes) > 0 || paths != "") {
 		paths = pathsOf(vols)
 	}
@@ -177,7 +178,7 @@ func (p *pods) hostIPs() []v1.HostIP {
 // write brings status and paths to the API in one request: the status subresource of a pod takes annotations too, so
 // nobody can see a Ready pod without its paths. The patch names the UID: a pod of the same name made meanwhile is not hit.
 func (p *pods) write(ctx context.Context, s *podState, pod *v1.Pod, status v1.PodStatus, paths string) (bool, error) {
-	if equality.Semantic.DeepEqual(pod.Status, status) && pod.Annotations[pathsAnnotation] == paths {
+	if equality.Semantic.DeepEqual(pod.Status, status) && pod.Annotations[holder.PathsAnnotation] == paths {
 		return false, nil
 	}
 	patch, err := podPatch(pod, status, paths)
@@ -205,11 +206,11 @@ func (p *pods) write(ctx context.Context, s *podState, pod *v1.Pod, status v1.Po
 func podPatch(pod *v1.Pod, status v1.PodStatus, paths string) ([]byte, error) {
 	old := v1.Pod{Status: pod.Status}
 	now := v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: pod.UID}, Status: status}
-	if was, ok := pod.Annotations[pathsAnnotation]; ok {
-		old.Annotations = map[string]string{pathsAnnotation: was}
+	if was, ok := pod.Annotations[holder.PathsAnnotation]; ok {
+		old.Annotations = map[string]string{holder.PathsAnnotation: was}
 	}
 	if paths != "" {
-		now.Annotations = map[string]string{pathsAnnotation: paths}
+		now.Annotations = map[string]string{holder.PathsAnnotation: paths}
 	}
 	before, err := json.Marshal(old)
 	if err != nil {
@@ -239,7 +240,7 @@ func deadlineIn(pod *v1.Pod) (left time.Duration, ok bool) {
 // expire ends a pod that has been here longer than its activeDeadlineSeconds.
 func (p *pods) expire(ctx context.Context, s *podState, pod *v1.Pod) error {
 	message := "Pod was active on the node longer than the specified deadline"
-	if _, err := p.write(ctx, s, pod, endedStatus(pod, v1.PodFailed, deadlineReason, message, metav1.Now()), pod.Annotations[pathsAnnotation]); err != nil {
+	if _, err := p.write(ctx, s, pod, endedStatus(pod, v1.PodFailed, deadlineReason, message, metav1.Now()), pod.Annotations[holder.PathsAnnotation]); err != nil {
 		return err
 	}
 	p.opts.Events.Event(pod, v1.EventTypeNormal, deadlineReason, message)
@@ -342,6 +343,6 @@ func (p *pods) finalStatus(ctx context.Context, s *podState, pod *v1.Pod) error 
 	if pod.Spec.RestartPolicy != v1.RestartPolicyAlways {
 		phase = v1.PodFailed // its command never ran
 	}
-	_, err := p.write(ctx, s, pod, endedStatus(pod, phase, holderReason, "deleted; the pod held volumes and ran nothing", metav1.Now()), pod.Annotations[pathsAnnotation])
+	_, err := p.write(ctx, s, pod, endedStatus(pod, phase, holderReason, "deleted; the pod held volumes and ran nothing", metav1.Now()), pod.Annotations[holder.PathsAnnotation])
 	return err
 }

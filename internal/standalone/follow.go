@@ -3,6 +3,7 @@ package standalone
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 
+	"berth.io/berth/internal/node/holder"
 	"berth.io/berth/internal/trace"
 )
 
@@ -41,16 +43,14 @@ func (in *instance) follow(ctx context.Context, applied []*unstructured.Unstruct
 	if len(pods) == 0 {
 		return nil
 	}
-	j := &journeyPrinter{say: in.say, uids: uids}
+	j := &journeyPrinter{say: in.say, uids: uids, holding: true}
 	end := in.rooms.journal.Follow(j.entry)
 	defer end()
 	past, err := trace.Read(in.dir.Journal(), trace.Filter{Since: in.say.began})
 	if err != nil {
 		in.log.Error("read the journal", "error", err)
 	}
-	for _, e := range past {
-		j.entry(e)
-	}
+	j.release(past)
 	for _, u := range pods {
 		if err := in.untilMounted(ctx, u); err != nil {
 			return ignoreCancelled(err)
@@ -70,7 +70,10 @@ func (in *instance) untilMounted(ctx context.Context, u *unstructured.Unstructur
 	defer w.Stop()
 	for e := range w.ResultChan() {
 		pod, ok := e.Object.(*corev1.Pod)
-		if !ok || !podReady(pod) {
+		if !ok {
+			continue
+		}
+		if ready, _ := holder.Ready(pod); !ready {
 			continue
 		}
 		in.rooms.journal.Flush()
@@ -83,15 +86,6 @@ func (in *instance) untilMounted(ctx context.Context, u *unstructured.Unstructur
 	return ctx.Err()
 }
 
-func podReady(p *corev1.Pod) bool {
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
-}
-
 // journeyPrinter prints each step of some claims and pods once.
 type journeyPrinter struct {
 	say  progress
@@ -99,15 +93,38 @@ type journeyPrinter struct {
 
 	mu   sync.Mutex
 	seen map[string]bool
+	// While the past is read, what happens is held back, so that all is printed in its order.
+	holding bool
+	held    []trace.Entry
+}
+
+// release prints the past with what was held back, and from now on each entry as it comes.
+func (j *journeyPrinter) release(past []trace.Entry) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	all := append(past, j.held...)
+	j.holding, j.held = false, nil
+	slices.SortStableFunc(all, func(a, b trace.Entry) int { return a.Time.Compare(b.Time) })
+	for _, e := range all {
+		j.print(e)
+	}
 }
 
 func (j *journeyPrinter) entry(e trace.Entry) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.holding {
+		j.held = append(j.held, e)
+		return
+	}
+	j.print(e)
+}
+
+func (j *journeyPrinter) print(e trace.Entry) {
 	if e.State == trace.Began || !j.uids[e.Claim.UID] && !j.uids[e.Pod.UID] {
 		return
 	}
 	key := fmt.Sprint(e.Time.UnixNano(), e.Step, e.State, e.Detail)
-	j.mu.Lock()
-	defer j.mu.Unlock()
 	if j.seen[key] {
 		return
 	}

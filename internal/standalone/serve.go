@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
 
 	"berth.io/berth/internal/control"
 )
@@ -38,6 +39,7 @@ func (in *instance) serveControl(ctx context.Context, work *errgroup.Group) erro
 	s.JSON("GET "+PathStatus, func(r *http.Request) (any, error) { return in.status(r.Context()) })
 	s.JSON("GET "+PathHolders, func(*http.Request) (any, error) { return in.holders(), nil })
 	s.JSON("GET "+PathOrphans, func(r *http.Request) (any, error) { return in.orphans(r.Context()) })
+	s.JSON("GET "+pathPodPaths, func(r *http.Request) (any, error) { return in.podPaths(types.UID(r.PathValue("uid"))), nil })
 	s.JSON("POST "+PathDown, func(r *http.Request) (any, error) { return struct{}{}, in.askDown(r.Context()) })
 	work.Go(func() error { return s.Run(ctx) })
 	if in.HTTP == "" {

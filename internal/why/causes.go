@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	storagehelpers "k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
+
+	"berth.io/berth/internal/node/holder"
 )
 
 // cause is one known reason why a volume does not get on, read off the objects. It returns what is wrong in plain
@@ -138,7 +140,7 @@ var causes = []cause{
 		if f.pod == nil || f.pod.Spec.NodeName == "" || vf.pv == nil || vf.pv.Spec.CSI == nil || slices.Contains(f.unreadable, "csinodes") {
 			return "", ""
 		}
-		if ready, _ := podReady(f.pod); ready || slices.Contains(f.registeredOn(driver), f.pod.Spec.NodeName) {
+		if ready, _ := holder.Ready(f.pod); ready || slices.Contains(f.registeredOn(driver), f.pod.Spec.NodeName) {
 			return "", ""
 		}
 		return fmt.Sprintf("CSI driver %s is not registered on node %s.", driver, f.pod.Spec.NodeName),
@@ -148,7 +150,7 @@ var causes = []cause{
 		if f.pod == nil || f.pod.Spec.NodeName == "" {
 			return "", ""
 		}
-		if ready, _ := podReady(f.pod); ready {
+		if ready, _ := holder.Ready(f.pod); ready {
 			return "", ""
 		}
 		if f.node == nil {

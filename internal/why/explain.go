@@ -12,12 +12,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"berth.io/berth/internal/node/holder"
 	"berth.io/berth/internal/plugin"
 	"berth.io/berth/internal/trace"
 )
-
-// pathsAnnotation on a pod says where its volumes are on the host.
-const pathsAnnotation = "storage.berth.io/paths"
 
 // Sources are what Explain may ask.
 type Sources struct {
@@ -245,7 +243,7 @@ func sortEntries(entries []trace.Entry) {
 }
 
 func podState(p *v1.Pod) *PodState {
-	ready, _ := podReady(p)
+	ready, _ := holder.Ready(p)
 	return &PodState{Namespace: p.Namespace, Name: p.Name, Phase: string(p.Status.Phase), Ready: ready, Node: p.Spec.NodeName, Deleting: p.DeletionTimestamp != nil}
 }
 

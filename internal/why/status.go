@@ -15,6 +15,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	storagehelpers "k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
+
+	"berth.io/berth/internal/node/holder"
 )
 
 // StatusSources are what Survey may ask. What only a running instance knows is given by the caller.
@@ -332,7 +334,7 @@ func (w *surveyor) pods() error {
 		if p.DeletionTimestamp != nil {
 			since = p.DeletionTimestamp.Time
 		}
-		if ready, _ := podReady(p); (!ready || p.DeletionTimestamp != nil) && w.Asked.Sub(since) > patience {
+		if ready, _ := holder.Ready(p); (!ready || p.DeletionTimestamp != nil) && w.Asked.Sub(since) > patience {
 			state := "not ready"
 			if p.DeletionTimestamp != nil {
 				state = "being deleted"

@@ -13,6 +13,7 @@ import (
 	storagehelpers "k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
 
+	"berth.io/berth/internal/node/holder"
 	"berth.io/berth/internal/trace"
 )
 
@@ -96,7 +97,7 @@ func pod(name, node string, claims ...string) *v1.Pod {
 
 func running(p *v1.Pod) *v1.Pod {
 	p.Status.Phase = v1.PodRunning
-	p.Annotations = map[string]string{pathsAnnotation: `{"vol-data":"/var/lib/berth/pods/app-uid/volumes/kubernetes.io~csi/pvc-data-uid/mount"}`}
+	p.Annotations = map[string]string{holder.PathsAnnotation: `{"vol-data":"/var/lib/berth/pods/app-uid/volumes/kubernetes.io~csi/pvc-data-uid/mount"}`}
 	p.Status.Conditions = append(p.Status.Conditions, v1.PodCondition{Type: v1.PodReady, Status: v1.ConditionTrue, LastTransitionTime: metav1.NewTime(at(5 * time.Second))})
 	return p
 }

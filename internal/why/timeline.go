@@ -9,6 +9,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	storagehelpers "k8s.io/component-helpers/storage/volume"
 
+	"berth.io/berth/internal/node/holder"
 	"berth.io/berth/internal/trace"
 )
 
@@ -16,8 +17,8 @@ import (
 var order = map[trace.Step]int{
 	trace.Claimed: 1, trace.Matched: 2, trace.Scheduled: 3, trace.Provisioned: 4, trace.Bound: 5, // 6: the pod's Scheduled
 	trace.Attached: 7, trace.Staged: 8, trace.Published: 9, trace.Running: 10,
-	trace.Expanded: 11, trace.Snapshotted: 12,
-	trace.Unpublished: 13, trace.Unstaged: 14, trace.Detached: 15, trace.Released: 16, trace.Deleted: 17,
+	trace.Expanded: 11, trace.Modified: 12, trace.Snapshotted: 13,
+	trace.Unpublished: 14, trace.Unstaged: 15, trace.Detached: 16, trace.Released: 17, trace.Deleted: 18,
 }
 
 func (s *Step) rank() int {
@@ -258,7 +259,7 @@ func withObjects(steps []Step, f *facts, vf *volumeFacts) []Step {
 			add(s)
 		}
 	}
-	if ready, at := podReady(f.pod); ready {
+	if ready, at := holder.Ready(f.pod); ready {
 		s := Step{Step: trace.Published}
 		if e := eventNaming(f.podEvents, "SuccessfulMountVolume", vf.pvName); e != nil {
 			s.Time = eventTime(e)
@@ -319,11 +320,6 @@ func conditionTime(p *v1.Pod, t v1.PodConditionType) time.Time {
 		}
 	}
 	return time.Time{}
-}
-
-func podReady(p *v1.Pod) (bool, time.Time) {
-	at := conditionTime(p, v1.PodReady)
-	return !at.IsZero() && p.Status.Phase == v1.PodRunning, at
 }
 
 // eventNaming returns the last event of that reason whose message names the volume.

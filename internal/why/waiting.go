@@ -12,6 +12,7 @@ import (
 	storagehelpers "k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
 
+	"berth.io/berth/internal/node/holder"
 	"berth.io/berth/internal/trace"
 )
 
@@ -236,7 +237,7 @@ func waitsFor(f *facts, vf *volumeFacts) string {
 	case pod.Spec.NodeName == "":
 		return "a node for pod " + pod.Name
 	}
-	if ready, _ := podReady(pod); ready || finished(pod) {
+	if ready, _ := holder.Ready(pod); ready || finished(pod) {
 		return ""
 	}
 	if pod.DeletionTimestamp != nil {
@@ -329,7 +330,7 @@ func (j *Journey) explainPod(f *facts) {
 			return
 		}
 	}
-	if ready, _ := podReady(p); ready || finished(p) || p.DeletionTimestamp != nil {
+	if ready, _ := holder.Ready(p); ready || finished(p) || p.DeletionTimestamp != nil {
 		return
 	}
 	for i := range j.Volumes {

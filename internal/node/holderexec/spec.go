@@ -1,7 +1,6 @@
 package holderexec
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -10,9 +9,6 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 )
-
-// PathsAnnotation on a pod: JSON object, volume name to host path; the node agent writes it before the pod is Ready.
-const PathsAnnotation = "storage.berth.io/paths"
 
 // Spec is one command's surroundings, resolved from a pod.
 type Spec struct {
@@ -45,17 +41,13 @@ type Mount struct {
 }
 
 // SpecFor resolves what a command in the pod's container sees. container may be empty: then it is the pod's default
-// container, or its first. dataDir is the node's data directory.
-func SpecFor(pod *v1.Pod, container, dataDir string) (*Spec, error) {
+// container, or its first. dataDir is the node's data directory, paths says where the node agent has mounted the pod's volumes
+// (volume name to host path). They are not taken from the pod's annotation: whoever may patch a pod would choose what root
+// binds.
+func SpecFor(pod *v1.Pod, container, dataDir string, paths map[string]string) (*Spec, error) {
 	c, err := choose(pod, container)
 	if err != nil {
 		return nil, err
-	}
-	paths := map[string]string{}
-	if text := pod.Annotations[PathsAnnotation]; text != "" {
-		if err := json.Unmarshal([]byte(text), &paths); err != nil {
-			return nil, fmt.Errorf("pod %s: annotation %s: %w", pod.Name, PathsAnnotation, err)
-		}
 	}
 	s := &Spec{Pod: pod.Name, Container: c.Name, WorkingDir: c.WorkingDir}
 	s.RunDir = filepath.Join(dataDir, "pods", string(pod.UID), "plugins", runDirName)
