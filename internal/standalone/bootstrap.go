@@ -153,8 +153,8 @@ func remember(ctx context.Context, client kubernetes.Interface, cm *corev1.Confi
 }
 
 // applyOnce applies the user's files, each content once in the life of the instance: what the user deletes
-// afterwards stays deleted.
-func applyOnce(ctx context.Context, client kubernetes.Interface, a *applier, cm *corev1.ConfigMap, files []string) ([]*unstructured.Unstructured, error) {
+// afterwards stays deleted. before is called before each object.
+func applyOnce(ctx context.Context, client kubernetes.Interface, a *applier, cm *corev1.ConfigMap, files []string, before func(context.Context, *unstructured.Unstructured)) ([]*unstructured.Unstructured, error) {
 	var applied []*unstructured.Unstructured
 	for _, f := range files {
 		objects, data, err := readManifests(f)
@@ -167,6 +167,7 @@ func applyOnce(ctx context.Context, client kubernetes.Interface, a *applier, cm 
 			continue
 		}
 		for _, u := range objects {
+			before(ctx, u)
 			out, err := a.apply(ctx, u)
 			if err != nil {
 				return applied, fmt.Errorf("--apply %s: %w", f, err)

@@ -20,9 +20,8 @@ const defaultPort = 6443
 // instances run side by side without a flag.
 func chooseListen(asked, kubeconfig string) (string, error) {
 	if asked != "" {
-		host, _, err := net.SplitHostPort(asked)
-		if err != nil || net.ParseIP(host) == nil {
-			return "", fmt.Errorf("--listen %q is not ADDR:PORT with an IP address", asked)
+		if err := validListen(asked); err != nil {
+			return "", err
 		}
 		return asked, awaitFree(asked)
 	}
@@ -38,6 +37,18 @@ func chooseListen(asked, kubeconfig string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("no free port on 127.0.0.1 between %d and %d; give one with --listen", defaultPort, defaultPort+99)
+}
+
+// validListen refuses what is no ADDR:PORT; nothing given is fine.
+func validListen(asked string) error {
+	if asked == "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(asked)
+	if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil || net.ParseIP(host) == nil {
+		return fmt.Errorf("--listen %q is not ADDR:PORT with an IP address", asked)
+	}
+	return nil
 }
 
 // letGo is how long a port may still be held by an API server that has just been killed.

@@ -2,8 +2,10 @@ package standalone
 
 import (
 	"context"
+	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	storagelisters "k8s.io/client-go/listers/storage/v1"
 	"k8s.io/client-go/tools/cache"
@@ -37,11 +39,12 @@ func (r *rooms) watchPublished() error {
 	return err
 }
 
-// wait returns when every class of the driver has its capacity, or not within publishedWithin.
-func (p *published) wait(ctx context.Context, driver string) {
+// wait returns when every class of the driver has its capacity, and so have the named ones, which the informer may not know
+// yet; or not within publishedWithin.
+func (p *published) wait(ctx context.Context, driver string, classes ...string) {
 	t := time.NewTimer(publishedWithin)
 	defer t.Stop()
-	for !p.complete(driver) {
+	for !p.complete(driver, classes...) {
 		select {
 		case <-p.changed:
 		case <-t.C:
@@ -52,7 +55,7 @@ func (p *published) wait(ctx context.Context, driver string) {
 	}
 }
 
-func (p *published) complete(driver string) bool {
+func (p *published) complete(driver string, named ...string) bool {
 	capacities, err := p.capacities.List(labels.Everything())
 	if err != nil {
 		return false
@@ -70,5 +73,27 @@ func (p *published) complete(driver string) bool {
 			return false
 		}
 	}
-	return true
+	return !slices.ContainsFunc(named, func(class string) bool { return !told[class] })
+}
+
+// classGate holds back what follows a StorageClass of our driver in a user's file until the capacity of the class is
+// published: a pod that comes before is refused once, with "not enough free storage".
+type classGate struct {
+	published *published
+	driver    string
+	classes   []string // made and not waited for
+}
+
+// before is called before u is applied.
+func (g *classGate) before(ctx context.Context, u *unstructured.Unstructured) {
+	if u.GetKind() == "StorageClass" {
+		if p, _, _ := unstructured.NestedString(u.Object, "provisioner"); p == g.driver {
+			g.classes = append(g.classes, u.GetName())
+		}
+		return
+	}
+	if len(g.classes) > 0 {
+		g.published.wait(ctx, g.driver, g.classes...)
+		g.classes = nil
+	}
 }

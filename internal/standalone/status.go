@@ -52,7 +52,7 @@ func (in *instance) status(ctx context.Context) (*why.Status, error) {
 func (in *instance) components() []why.Component {
 	api := why.Component{Name: "berth-apiserver", Ready: in.healthy() == nil, Since: in.say.began,
 		Detail: fmt.Sprintf("pid %d, %s", in.api.PID(), in.config.Host)}
-	self := why.Component{Name: "berth", Ready: in.ready.is.Load(), Since: in.say.began, Detail: in.Controllers + "'s volume controllers"}
+	self := why.Component{Name: "berth", Ready: in.ready.is.Load(), Since: in.say.began, Detail: "version " + in.Version + ", " + in.Controllers + "'s volume controllers"}
 	found := []why.Component{self, api}
 	for _, d := range in.rooms.provision.Status() {
 		if !d.Controller {

@@ -46,7 +46,8 @@ type Options struct {
 	Bare bool
 }
 
-func (o *Options) validate() error {
+// Validate looks at the flags alone; an error is in what was typed.
+func (o *Options) Validate() error {
 	if o.Controllers == "" {
 		o.Controllers = ControllersBerth
 	}
@@ -55,6 +56,12 @@ func (o *Options) validate() error {
 	}
 	if o.PoolSize != "" && o.PoolDevice != "" {
 		return errors.New("--pool-size and --pool-device exclude each other: a device is used whole")
+	}
+	if _, err := parseSize(o.PoolSize); err != nil {
+		return fmt.Errorf("--pool-size: %w", err)
+	}
+	if err := validListen(o.Listen); err != nil {
+		return err
 	}
 	if o.HTTP != "" {
 		if _, _, err := net.SplitHostPort(o.HTTP); err != nil {
@@ -66,6 +73,14 @@ func (o *Options) validate() error {
 			return fmt.Errorf("--csi-address %s=%s: want DRIVER=SOCKET with an absolute path", name, socket)
 		}
 	}
+	if o.NodeName != "" && !validNodeName(o.NodeName) {
+		return fmt.Errorf("--node-name %q is not a DNS name in lower case", o.NodeName)
+	}
+	return nil
+}
+
+// possible looks at what the flags name, and at who asks.
+func (o *Options) possible() error {
 	for _, f := range o.Apply {
 		if f == "-" {
 			continue
@@ -73,9 +88,6 @@ func (o *Options) validate() error {
 		if _, _, err := readManifests(f); err != nil {
 			return fmt.Errorf("--apply: %w", err)
 		}
-	}
-	if o.NodeName != "" && !validNodeName(o.NodeName) {
-		return fmt.Errorf("--node-name %q is not a DNS name in lower case", o.NodeName)
 	}
 	if os.Geteuid() != 0 && !o.Bare {
 		return errors.New("berth up needs root: it makes loop devices and mounts")
@@ -98,7 +110,10 @@ func checkClock(now time.Time) error {
 // Up runs an instance until ctx ends or `berth down` asks for its end.
 func Up(ctx context.Context, o Options) error {
 	began := time.Now()
-	if err := errors.Join(o.validate(), checkClock(began)); err != nil {
+	if err := o.Validate(); err != nil {
+		return err
+	}
+	if err := errors.Join(o.possible(), checkClock(began)); err != nil {
 		return err
 	}
 	dir, release, err := Open(o.DataDir)
@@ -276,7 +291,8 @@ func (in *instance) becomeReady(ctx context.Context, a *applier, installed *core
 	}
 	in.ready.set()
 	in.say.line("ready; kubectl with --kubeconfig %s, or `berth kubectl`", in.dir.Kubeconfig())
-	applied, err := applyOnce(ctx, in.client, a, installed, in.Apply)
+	gate := &classGate{published: in.rooms.published, driver: blockDriver}
+	applied, err := applyOnce(ctx, in.client, a, installed, in.Apply, gate.before)
 	if len(applied) > 0 {
 		in.say.line("applied %s", describe(applied))
 	}
