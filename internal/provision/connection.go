@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -79,6 +80,10 @@ func subject(req any) string {
 		return q.GetName()
 	case *csi.CreateSnapshotRequest:
 		return q.GetName()
+	case *csi.CreateVolumeGroupSnapshotRequest:
+		return q.GetName()
+	case interface{ GetGroupSnapshotId() string }:
+		return q.GetGroupSnapshotId()
 	case interface{ GetVolumeId() string }:
 		return q.GetVolumeId()
 	case interface{ GetSnapshotId() string }:
@@ -94,7 +99,7 @@ const maxIDLength = 128
 // dereferences CreateVolumeResponse.volume unchecked. The code is Aborted, which the libraries take for "outcome unknown,
 // ask again": the driver may well have made the volume.
 func validate(req, reply any) error {
-	bad := func(what string) error { return status.Error(codes.Aborted, "the driver's answer is invalid: "+what) }
+	bad := func(what string) error { return badAnswer("%s", what) }
 	switch a := reply.(type) {
 	case *csi.CreateVolumeResponse:
 		q := req.(*csi.CreateVolumeRequest)
@@ -121,9 +126,60 @@ func validate(req, reply any) error {
 			return bad("GetCapacity returned a negative size")
 		}
 	case *csi.CreateSnapshotResponse:
-		if a.GetSnapshot().GetSnapshotId() == "" {
-			return bad("CreateSnapshot returned no snapshot id")
+		return badSnapshots("CreateSnapshot", a.GetSnapshot())
+	case *csi.ListSnapshotsResponse:
+		for _, e := range a.GetEntries() {
+			if err := badSnapshots("ListSnapshots", e.GetSnapshot()); err != nil {
+				return err
+			}
 		}
+	case *csi.CreateVolumeGroupSnapshotResponse:
+		return badGroup("CreateVolumeGroupSnapshot", a.GetGroupSnapshot(), req.(*csi.CreateVolumeGroupSnapshotRequest).GetSourceVolumeIds())
+	case *csi.GetVolumeGroupSnapshotResponse:
+		return badGroup("GetVolumeGroupSnapshot", a.GetGroupSnapshot(), nil)
+	}
+	return nil
+}
+
+func badAnswer(format string, args ...any) error {
+	return status.Errorf(codes.Aborted, "the driver's answer is invalid: "+format, args...)
+}
+
+// badSnapshots refuses a snapshot that external-snapshotter would dereference, or show as one of the year 1970.
+func badSnapshots(rpc string, all ...*csi.Snapshot) error {
+	for _, s := range all {
+		switch {
+		case s.GetSnapshotId() == "":
+			return badAnswer("%s returned no snapshot id", rpc)
+		case len(s.GetSnapshotId()) > maxIDLength:
+			return badAnswer("%s returned a snapshot id of more than %d bytes", rpc, maxIDLength)
+		case s.GetSizeBytes() < 0:
+			return badAnswer("%s returned a snapshot of a negative size", rpc)
+		case s.GetCreationTime() == nil:
+			return badAnswer("%s returned a snapshot without creation_time", rpc)
+		}
+	}
+	return nil
+}
+
+// badGroup refuses a group snapshot that is not one of the volumes that were asked for, each once.
+func badGroup(rpc string, g *csi.VolumeGroupSnapshot, volumes []string) error {
+	if g.GetGroupSnapshotId() == "" {
+		return badAnswer("%s returned no group snapshot id", rpc)
+	}
+	if g.GetCreationTime() == nil {
+		return badAnswer("%s returned a group snapshot without creation_time", rpc)
+	}
+	if err := badSnapshots(rpc, g.GetSnapshots()...); err != nil || volumes == nil {
+		return err
+	}
+	var of []string
+	for _, s := range g.GetSnapshots() {
+		of = append(of, s.GetSourceVolumeId())
+	}
+	slices.Sort(of)
+	if want := slices.Sorted(slices.Values(volumes)); !slices.Equal(of, want) {
+		return badAnswer("%s was asked for snapshots of %q and returned those of %q", rpc, want, of)
 	}
 	return nil
 }

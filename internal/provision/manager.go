@@ -11,7 +11,9 @@ import (
 	attctl "github.com/kubernetes-csi/external-attacher/v4/pkg/controller"
 	snapclient "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
 	snapfactory "github.com/kubernetes-csi/external-snapshotter/client/v8/informers/externalversions"
+	snaputils "github.com/kubernetes-csi/external-snapshotter/v8/pkg/utils"
 	"github.com/prometheus/client_golang/prometheus"
+	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
@@ -67,11 +69,13 @@ type Manager struct {
 	metrics   *metrics
 	intents   *intents
 	snapshots *snapshots
+	modify    *attributes
 	holders   holders
 
 	claims      corelisters.PersistentVolumeClaimLister
 	claimIndex  cache.Indexer
 	volumes     corelisters.PersistentVolumeLister
+	volumeIndex cache.Indexer
 	nodes       corelisters.NodeLister
 	classes     storagelisters.StorageClassLister
 	csiNodes    storagelisters.CSINodeLister
@@ -118,14 +122,19 @@ func New(o Options) (*Manager, error) {
 	}
 	core, storage := o.Informers.Core().V1(), o.Informers.Storage().V1()
 	m.claims, m.claimIndex = core.PersistentVolumeClaims().Lister(), core.PersistentVolumeClaims().Informer().GetIndexer()
-	m.volumes, m.nodes = core.PersistentVolumes().Lister(), core.Nodes().Lister()
+	m.volumes, m.volumeIndex = core.PersistentVolumes().Lister(), core.PersistentVolumes().Informer().GetIndexer()
+	m.nodes = core.Nodes().Lister()
 	m.classes, m.csiNodes = storage.StorageClasses().Lister(), storage.CSINodes().Lister()
 	m.attachments, m.attachIndex = storage.VolumeAttachments().Lister(), storage.VolumeAttachments().Informer().GetIndexer()
 	m.synced = []cache.InformerSynced{
 		core.PersistentVolumeClaims().Informer().HasSynced, core.PersistentVolumes().Informer().HasSynced, core.Nodes().Informer().HasSynced,
 		storage.StorageClasses().Informer().HasSynced, storage.CSINodes().Informer().HasSynced, storage.VolumeAttachments().Informer().HasSynced,
+		storage.VolumeAttributesClasses().Informer().HasSynced,
 	}
 	if err := m.index(); err != nil {
+		return nil, err
+	}
+	if m.modify, err = newAttributes(m); err != nil {
 		return nil, err
 	}
 	m.intents = newIntents(m)
@@ -142,9 +151,19 @@ func New(o Options) (*Manager, error) {
 
 func (m *Manager) index() error {
 	claims := scoped{SharedIndexInformer: m.opts.Informers.Core().V1().PersistentVolumeClaims().Informer()}
-	err := claims.AddIndexers(cache.Indexers{uidIndex: func(o any) ([]string, error) {
+	err := claims.AddIndexers(cache.Indexers{bySource: indexBySource, byWantedAttributes: indexByWantedAttributes, uidIndex: func(o any) ([]string, error) {
 		if c, ok := o.(interface{ GetUID() types.UID }); ok {
 			return []string{string(c.GetUID())}, nil
+		}
+		return nil, nil
+	}})
+	if err != nil {
+		return err
+	}
+	volumes := scoped{SharedIndexInformer: m.opts.Informers.Core().V1().PersistentVolumes().Informer()}
+	err = volumes.AddIndexers(cache.Indexers{snaputils.CSIDriverHandleIndexName: func(o any) ([]string, error) {
+		if pv, ok := o.(*v1.PersistentVolume); ok && pv.Spec.CSI != nil {
+			return []string{snaputils.PersistentVolumeKeyFunc(pv)}, nil
 		}
 		return nil, nil
 	}})
@@ -173,6 +192,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.waiting = nil
 	m.mu.Unlock()
 	m.wg.Go(func() { m.intents.run(ctx, 4) })
+	m.wg.Go(func() { m.snapshots.run(ctx) })
+	m.wg.Go(func() { work(ctx, m.modify.queue, 1, m.modify.settle) })
 	<-ctx.Done()
 	m.mu.Lock()
 	m.running = false

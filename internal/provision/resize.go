@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/client-go/tools/cache"
 
 	"berth.io/berth/internal/trace"
 )
@@ -43,7 +44,8 @@ func (r *role) newExpansion() (*expansion, error) {
 		if err != nil {
 			return nil, err
 		}
-		x.modify = modifycontroller.NewModifyController(r.driver.Name, md, m.opts.Client, 0, retrySlowly, false, f, retries())
+		f.claims = func(h cache.ResourceEventHandler) { r.modified = h }
+		x.modify = modifycontroller.NewModifyController(r.driver.Name, tracedModifier{md, r}, m.opts.Client, 0, retrySlowly, false, f, retries())
 	}
 	if x.resize == nil && x.modify == nil {
 		return nil, nil
@@ -64,6 +66,16 @@ func (x *expansion) run(ctx context.Context, workers int, wg *sync.WaitGroup) {
 	if x.modify != nil {
 		wg.Go(func() { x.modify.Run(workers, ctx, wg) })
 	}
+}
+
+func (x *expansion) roles() (names []string) {
+	if x.resize != nil {
+		names = append(names, "resize")
+	}
+	if x.modify != nil {
+		names = append(names, "modify")
+	}
+	return names
 }
 
 // tracedResizer records the journey around a resize.

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
 	csitrans "k8s.io/csi-translation-lib"
 	libprov "sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 )
@@ -38,7 +39,8 @@ type role struct {
 	pluginCaps     rpc.PluginCapabilitySet
 	controllerCaps rpc.ControllerCapabilitySet
 	publishes, publishesReadOnly,
-	singleNodeMultiWriter bool
+	singleNodeMultiWriter,
+	takesSnapshots, modifies bool
 
 	capacity *capacities // nil without GET_CAPACITY
 	began    reasons
@@ -50,6 +52,10 @@ type role struct {
 	status  DriverStatus
 	claims  cache.ResourceEventHandler // the provision library's own, to wake it
 	volumes cache.ResourceEventHandler
+	// clones is the queue of the clone controller; nil without CLONE_VOLUME.
+	clones workqueue.TypedRateLimitingInterface[string]
+	// modified is the modify library's handler of claims; nil without MODIFY_VOLUME.
+	modified cache.ResourceEventHandler
 }
 
 // run starts what the driver can do and returns when all of it has stopped.
@@ -76,6 +82,8 @@ func (r *role) run(ctx context.Context) {
 		case <-time.After(delay): // the driver's socket is there, but it does not answer: only time can tell
 		}
 	}
+	r.m.modify.driverCame()
+	r.m.snapshots.driverCame()
 	<-ctx.Done()
 }
 
@@ -102,6 +110,11 @@ func (r *role) start(ctx context.Context, wg *sync.WaitGroup) (err error) {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	// Nothing may be made before the last question is answered: what is made registers with the informers.
+	snapshots, groups, err := r.snapshotKinds(ctx)
+	if err != nil {
+		return err
+	}
 	workers := r.m.opts.Workers
 	var roles []string
 	has := func(c csi.ControllerServiceCapability_RPC_Type) bool { return r.controllerCaps[c] }
@@ -113,13 +126,13 @@ func (r *role) start(ctx context.Context, wg *sync.WaitGroup) (err error) {
 		}
 	}
 	lanes := r.newLanes()
-	var side sidecar
-	if has(csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT) {
-		if single, group := r.m.snapshotKinds(); single {
-			side = r.newSnapshotSidecar(group && r.groupSnapshots(ctx))
-			r.m.snapshots.start(group)
-			roles = append(roles, "snapshot")
-		}
+	var side *sidecar
+	if snapshots {
+		side = r.newSnapshotSidecar(groups)
+		roles = append(roles, "snapshot")
+	}
+	if groups {
+		roles = append(roles, "group-snapshot")
 	}
 	var provision *libprov.ProvisionController
 	if has(csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME) {
@@ -131,17 +144,21 @@ func (r *role) start(ctx context.Context, wg *sync.WaitGroup) (err error) {
 		roles = append(roles, "provision")
 	}
 	r.m.opts.Informers.Start(r.m.ctx.Done()) // informers that only this driver needs
+	if side != nil {
+		r.m.opts.SnapInformers.Start(r.m.ctx.Done())
+	}
 
 	lanes.run(ctx, workers, wg)
 	roles = append(roles, "attach")
 	if expansion != nil {
 		expansion.run(ctx, min(workers, 4), wg)
-		roles = append(roles, "resize")
+		roles = append(roles, expansion.roles()...)
 	}
-	runSidecar(ctx, side, min(workers, 4), wg)
+	side.run(ctx, min(workers, 4), wg)
 	r.capacity.run(ctx, wg)
 	if provision != nil {
 		wg.Go(func() { provision.Run(ctx) })
+		r.runCloneProtection(ctx, wg)
 		r.m.intents.wake()
 	}
 	r.mu.Lock()
@@ -173,18 +190,27 @@ func (r *role) ask(ctx context.Context) error {
 	r.publishes = r.controllerCaps[csi.ControllerServiceCapability_RPC_PUBLISH_UNPUBLISH_VOLUME]
 	r.publishesReadOnly = r.controllerCaps[csi.ControllerServiceCapability_RPC_PUBLISH_READONLY]
 	r.singleNodeMultiWriter = r.controllerCaps[csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER]
+	r.takesSnapshots = r.controllerCaps[csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT]
+	r.modifies = r.controllerCaps[csi.ControllerServiceCapability_RPC_MODIFY_VOLUME]
 	r.mu.Lock()
 	r.status.Controller = r.pluginCaps[csi.PluginCapability_Service_CONTROLLER_SERVICE]
 	r.mu.Unlock()
 	return nil
 }
 
-func (r *role) groupSnapshots(ctx context.Context) bool {
-	if !r.pluginCaps[csi.PluginCapability_Service_GROUP_CONTROLLER_SERVICE] {
-		return false
+// snapshotKinds says whether the driver takes snapshots, and group snapshots, that the API has kinds for.
+func (r *role) snapshotKinds(ctx context.Context) (single, group bool, err error) {
+	if !r.takesSnapshots {
+		return false, false, nil
+	}
+	if single, group, err = r.m.snapshots.kinds(); err != nil || !single || !group || !r.pluginCaps[csi.PluginCapability_Service_GROUP_CONTROLLER_SERVICE] {
+		return single, false, err
 	}
 	caps, err := rpc.GetGroupControllerCapabilities(ctx, r.conn)
-	return err == nil && caps[csi.GroupControllerServiceCapability_RPC_CREATE_DELETE_GET_VOLUME_GROUP_SNAPSHOT]
+	if err != nil {
+		return false, false, fmt.Errorf("ask driver %s for its group controller's capabilities: %w", r.driver.Name, err)
+	}
+	return true, caps[csi.GroupControllerServiceCapability_RPC_CREATE_DELETE_GET_VOLUME_GROUP_SNAPSHOT], nil
 }
 
 // newProvision is sig-storage-lib's controller over external-provisioner's CSI calls.
@@ -208,6 +234,17 @@ func (r *role) newProvision(ctx context.Context, wg *sync.WaitGroup) *libprov.Pr
 	)
 	c.ControllerWaitGroup(wg)
 	return c
+}
+
+// runCloneProtection takes the finalizer off a deleted claim that was cloned, once its clones are made.
+func (r *role) runCloneProtection(ctx context.Context, wg *sync.WaitGroup) {
+	if !r.controllerCaps[csi.ControllerServiceCapability_RPC_CLONE_VOLUME] {
+		return
+	}
+	r.clones = newQueue("provision-clones")
+	informer := scoped{SharedIndexInformer: r.m.opts.Informers.Core().V1().PersistentVolumeClaims().Informer(), scope: r.scope, keep: r.scope.maybeOwnClaim}
+	c := provctl.NewCloningProtectionController(r.m.opts.Client, r.m.claims, informer, r.clones, r.controllerCaps)
+	wg.Go(func() { c.Run(ctx, 1, wg) })
 }
 
 // look makes the library look at a volume again.

@@ -9,6 +9,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/informers/core"
 	corev1informers "k8s.io/client-go/informers/core/v1"
+	"k8s.io/client-go/informers/storage"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -188,6 +189,10 @@ type factory struct {
 }
 
 func (f factory) Core() core.Interface { return coreGroup{f.SharedInformerFactory.Core(), f} }
+
+func (f factory) Storage() storage.Interface {
+	return storageGroup{f.SharedInformerFactory.Storage(), f.scope.driver}
+}
 
 type coreGroup struct {
 	core.Interface

@@ -2,90 +2,108 @@ package provision
 
 import (
 	"context"
+	"fmt"
 	"sync"
+	"time"
 
 	groupinformers "github.com/kubernetes-csi/external-snapshotter/client/v8/informers/externalversions/volumegroupsnapshot/v1"
 	snapcommon "github.com/kubernetes-csi/external-snapshotter/v8/pkg/common-controller"
-	"github.com/kubernetes-csi/external-snapshotter/v8/pkg/group_snapshotter"
 	snapmetrics "github.com/kubernetes-csi/external-snapshotter/v8/pkg/metrics"
-	snapside "github.com/kubernetes-csi/external-snapshotter/v8/pkg/sidecar-controller"
-	"github.com/kubernetes-csi/external-snapshotter/v8/pkg/snapshotter"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/tools/cache"
 )
 
-// snapshots is the cluster-wide snapshot controller. It starts with the first driver that can make snapshots: until
-// then its five watches would be memory for nothing.
+// snapshots is the cluster-wide half: external-snapshotter's common controller, which binds VolumeSnapshots to contents
+// and group snapshots to theirs, and what wakes it (wakes.go).
 type snapshots struct {
-	m    *Manager
-	once sync.Once
+	m *Manager
+
+	mu            sync.Mutex
+	known         bool
+	single, group bool
+
+	// wake is the common controller's own handler of VolumeSnapshots, wakeGroup that of VolumeGroupSnapshots.
+	wake, wakeGroup cache.ResourceEventHandler
+	waits           *snapshotWaits
+	sources         *snapshotSources
 }
 
-// available says whether the API has the snapshot kinds, and the group snapshot kinds.
-func (m *Manager) snapshotKinds() (single, group bool) {
-	if m.opts.Snap == nil || m.opts.SnapInformers == nil {
-		return false, false
+// kinds says whether the API has the snapshot kinds, and the group snapshot kinds.
+func (s *snapshots) kinds() (single, group bool, err error) {
+	o := s.m.opts
+	if o.Snap == nil || o.SnapInformers == nil {
+		return false, false, nil
 	}
-	d := m.opts.Snap.Discovery()
-	return hasKind(d, "snapshot.storage.k8s.io/v1", "volumesnapshotcontents"), hasKind(d, "groupsnapshot.storage.k8s.io/v1", "volumegroupsnapshotcontents")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.known {
+		return s.single, s.group, nil
+	}
+	d := o.Snap.Discovery()
+	if single, err = hasKind(d, "snapshot.storage.k8s.io/v1", "volumesnapshotcontents"); err != nil {
+		return false, false, err
+	}
+	if group, err = hasKind(d, "groupsnapshot.storage.k8s.io/v1", "volumegroupsnapshotcontents"); err != nil {
+		return false, false, err
+	}
+	s.known, s.single, s.group = true, single, group
+	return single, group, nil
 }
 
-func hasKind(d discovery.DiscoveryInterface, version, resource string) bool {
+func hasKind(d discovery.DiscoveryInterface, version, resource string) (bool, error) {
 	list, err := d.ServerResourcesForGroupVersion(version)
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
 	if err != nil {
-		return false
+		return false, fmt.Errorf("ask the API for %s: %w", version, err)
 	}
 	for _, r := range list.APIResources {
 		if r.Name == resource {
-			return true
+			return true, nil
 		}
 	}
-	return false
+	return false, nil
 }
 
-// start runs the common controller until the manager ends.
-func (s *snapshots) start(group bool) {
-	s.once.Do(func() {
-		m := s.m
-		f, k := m.opts.SnapInformers.Snapshot().V1(), m.opts.Informers.Core().V1()
-		sc := newScope("")
-		var gs groupinformers.VolumeGroupSnapshotInformer
-		var gc groupinformers.VolumeGroupSnapshotContentInformer
-		var gl groupinformers.VolumeGroupSnapshotClassInformer
-		if group {
-			g := m.opts.SnapInformers.Groupsnapshot().V1()
-			gs, gc, gl = g.VolumeGroupSnapshots(), g.VolumeGroupSnapshotContents(), g.VolumeGroupSnapshotClasses()
+// run runs the common controller until ctx ends, from the moment on at which the API has told its kinds. It does not
+// wait for a driver that can make snapshots: a snapshot of a driver that cannot is told so.
+func (s *snapshots) run(ctx context.Context) {
+	var single, group bool
+	for delay := 50 * time.Millisecond; ; delay = min(2*delay, 30*time.Second) {
+		var err error
+		if single, group, err = s.kinds(); err == nil {
+			break
 		}
-		c := snapcommon.NewCSISnapshotCommonController(m.opts.Snap, m.opts.Client, f.VolumeSnapshots(), f.VolumeSnapshotContents(), f.VolumeSnapshotClasses(),
-			gs, gc, gl, k.PersistentVolumeClaims(), through(sc, k.PersistentVolumes(), nil), nil,
-			snapmetrics.NewMetricsManager(), 0, retries(), retries(), retries(), retries(), false, true, group)
-		m.opts.SnapInformers.Start(m.ctx.Done())
-		m.wg.Go(func() { c.Run(min(m.opts.Workers, 4), m.ctx.Done(), &m.wg) })
-	})
-}
-
-// sidecar is the snapshot side-car of one driver.
-type sidecar interface {
-	Run(workers int, stop <-chan struct{}, wg *sync.WaitGroup)
-}
-
-func (r *role) newSnapshotSidecar(group bool) sidecar {
-	m := r.m
-	f := m.opts.SnapInformers.Snapshot().V1()
-	contents := through(r.scope, f.VolumeSnapshotContents(), nil)
-	var groups group_snapshotter.GroupSnapshotter
-	var groupContents groupinformers.VolumeGroupSnapshotContentInformer
-	var groupClasses groupinformers.VolumeGroupSnapshotClassInformer
+		s.m.opts.Log.Warn("cannot serve snapshots yet", "err", err, "retry", delay)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(delay): // the API does not answer: only time can tell
+		}
+	}
+	if !single {
+		return
+	}
+	m := s.m
+	f, k, everything := m.opts.SnapInformers.Snapshot().V1(), m.opts.Informers.Core().V1(), newScope("")
+	var gs groupinformers.VolumeGroupSnapshotInformer
+	var gc groupinformers.VolumeGroupSnapshotContentInformer
+	var gl groupinformers.VolumeGroupSnapshotClassInformer
 	if group {
 		g := m.opts.SnapInformers.Groupsnapshot().V1()
-		groups = group_snapshotter.NewGroupSnapshotter(r.conn)
-		groupContents, groupClasses = through(r.scope, g.VolumeGroupSnapshotContents(), nil), g.VolumeGroupSnapshotClasses()
+		gs = capturing(everything, g.VolumeGroupSnapshots(), nil, func(h cache.ResourceEventHandler) { s.wakeGroup = h })
+		gc, gl = g.VolumeGroupSnapshotContents(), g.VolumeGroupSnapshotClasses()
 	}
-	return snapside.NewCSISnapshotSideCarController(m.opts.Snap, m.opts.Client, r.driver.Name, contents, f.VolumeSnapshotClasses(),
-		snapshotter.NewSnapshotter(r.conn), groups, m.opts.RPCTimeout, 0, "snapshot", -1, "groupsnapshot", -1, false, retries(), group, groupContents, groupClasses, retries())
-}
-
-func runSidecar(ctx context.Context, s sidecar, workers int, wg *sync.WaitGroup) {
-	if s != nil {
-		wg.Go(func() { s.Run(workers, ctx.Done(), wg) })
+	c := snapcommon.NewCSISnapshotCommonController(m.opts.Snap, m.opts.Client,
+		capturing(everything, f.VolumeSnapshots(), nil, func(h cache.ResourceEventHandler) { s.wake = h }),
+		f.VolumeSnapshotContents(), f.VolumeSnapshotClasses(), gs, gc, gl,
+		k.PersistentVolumeClaims(), through(everything, k.PersistentVolumes(), nil), nil,
+		snapmetrics.NewMetricsManager(), 0, retries(), retries(), retries(), retries(), false, true, group)
+	if err := s.watch(ctx, group); err != nil {
+		m.opts.Log.Error("snapshots are served, but not woken by events", "err", err)
 	}
+	m.opts.SnapInformers.Start(ctx.Done())
+	m.wg.Go(func() { c.Run(min(m.opts.Workers, 4), ctx.Done(), &m.wg) })
 }

@@ -30,6 +30,7 @@ const (
 	Running     Step = "Running"     // the pod has all its volumes
 	Expanded    Step = "Expanded"
 	Snapshotted Step = "Snapshotted"
+	Modified    Step = "Modified" // its attributes were changed (VolumeAttributesClass)
 	Unpublished Step = "Unpublished"
 	Unstaged    Step = "Unstaged"
 	Detached    Step = "Detached"
