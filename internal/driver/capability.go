@@ -1,7 +1,9 @@
 package driver
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -15,8 +17,10 @@ type use struct {
 	// block and mount: the volume shall be usable as a device, as a filesystem.
 	block, mount bool
 	// fsType of the filesystem; empty when none was named.
-	fsType    string
-	options   []string
+	fsType  string
+	options []string
+	// group that the files shall be usable by; empty: as they are.
+	group     string
 	exclusive bool // one place at a time (ReadWriteOncePod)
 	readOnly  bool // of the last capability: requests of the node have one
 }
@@ -34,34 +38,38 @@ type unserved struct{ reason string }
 
 func (e *unserved) Error() string { return e.reason }
 
-// usesOf reads capabilities. A malformed one is a status error, one that is not served is *unserved.
-func usesOf(capabilities []*csi.VolumeCapability) (use, error) {
+// usesOf reads the capabilities in a field. A malformed one is a status error, one that is not served is *unserved.
+func usesOf(field string, capabilities []*csi.VolumeCapability) (use, error) {
 	if len(capabilities) == 0 {
-		return use{}, invalid("no volume capabilities")
+		return use{}, invalid("%s is missing", field)
 	}
 	var all use
 	for _, c := range capabilities {
-		u, err := useOf(c)
+		u, err := useOf(field, c)
 		if err != nil {
 			return use{}, err
 		}
 		if all.fsType != "" && u.fsType != "" && all.fsType != u.fsType {
-			return use{}, invalid("a volume cannot be %s and %s at once", all.fsType, u.fsType)
+			return use{}, invalid("%s: a volume cannot be %s and %s at once", field, all.fsType, u.fsType)
 		}
 		all.block, all.mount, all.exclusive = all.block || u.block, all.mount || u.mount, all.exclusive || u.exclusive
 		if u.fsType != "" {
 			all.fsType = u.fsType
 		}
-		all.readOnly = u.readOnly
+		all.readOnly, all.group = u.readOnly, u.group
 		all.options = append(all.options, u.options...)
 	}
 	return all, nil
 }
 
-func useOf(c *csi.VolumeCapability) (use, error) {
+// useOf reads one.
+func useOf(field string, c *csi.VolumeCapability) (use, error) {
+	if c == nil {
+		return use{}, invalid("%s is missing", field)
+	}
 	mode := c.GetAccessMode().GetMode()
-	if c == nil || c.GetAccessMode() == nil || mode == csi.VolumeCapability_AccessMode_UNKNOWN {
-		return use{}, invalid("a volume capability without an access mode")
+	if mode == csi.VolumeCapability_AccessMode_UNKNOWN {
+		return use{}, invalid("%s.access_mode is missing", field)
 	}
 	u := use{
 		exclusive: mode == csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER,
@@ -71,9 +79,13 @@ func useOf(c *csi.VolumeCapability) (use, error) {
 	case c.GetBlock() != nil:
 		u.block = true
 	case c.GetMount() != nil:
-		u.mount, u.fsType, u.options = true, c.GetMount().GetFsType(), c.GetMount().GetMountFlags()
+		m := c.GetMount()
+		u.mount, u.fsType, u.options, u.group = true, m.GetFsType(), m.GetMountFlags(), m.GetVolumeMountGroup()
 	default:
-		return use{}, invalid("a volume capability that is neither mount nor block")
+		return use{}, invalid("%s.access_type is missing: mount or block", field)
+	}
+	if _, err := parseGroup(u.group); err != nil {
+		return use{}, invalid("%s.mount.volume_mount_group %q: %v", field, u.group, err)
 	}
 	if !slices.Contains(servedModes, mode) {
 		return use{}, &unserved{fmt.Sprintf("access mode %s is not served: a volume of this pool is usable on one node (ReadWriteOnce or ReadWriteOncePod)", mode)}
@@ -89,6 +101,16 @@ func useOf(c *csi.VolumeCapability) (use, error) {
 // sidecarPrefix begins parameters that the provisioner adds for drivers that want them.
 const sidecarPrefix = "csi.storage.k8s.io/"
 
+// merge returns first with second over it, and changes neither.
+func merge(first, second map[string]string) map[string]string {
+	all := maps.Clone(first)
+	if all == nil {
+		return maps.Clone(second)
+	}
+	maps.Copy(all, second)
+	return all
+}
+
 func ownParameters(parameters map[string]string) map[string]string {
 	own := map[string]string{}
 	for k, v := range parameters {
@@ -100,4 +122,13 @@ func ownParameters(parameters map[string]string) map[string]string {
 		return nil
 	}
 	return own
+}
+
+// refuse makes a status of a capability that is not served.
+func refuse(err error) error {
+	var no *unserved
+	if errors.As(err, &no) {
+		return invalid("%s", no.reason)
+	}
+	return err
 }

@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc"
 
 	"berth.io/berth/internal/backend"
+	"berth.io/berth/internal/backend/hold"
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/trace"
 )
@@ -63,13 +64,16 @@ type Driver struct {
 	csi.UnimplementedSnapshotMetadataServer
 
 	o Options
-	// The halves that a backend need not have; nil where it has not.
+	// What a backend need not have; nil where it has not.
 	snapshots backend.Snapshotter
 	changes   backend.Changes
 	modifier  backend.Modifier
 
-	metrics *metrics
-	serving chan struct{}
+	attached attachLimit
+	inline   *inlineNotes
+	holds    hold.Table // of inline volumes, by handle
+	metrics  *metrics
+	serving  chan struct{}
 }
 
 // New makes a driver. It serves nothing before Run.
@@ -91,15 +95,17 @@ func New(o Options) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("driver %s: %w", o.Name, err)
 	}
-	d := &Driver{o: o, metrics: m, serving: make(chan struct{})}
-	d.snapshots, _ = o.Backend.(backend.Snapshotter)
-	d.changes, _ = o.Backend.(backend.Changes)
+	notes, err := openInlineNotes(filepath.Join(filepath.Dir(o.SocketPath), "inline"))
+	if err != nil {
+		return nil, fmt.Errorf("driver %s: %w", o.Name, err)
+	}
+	d := &Driver{o: o, attached: attachLimit{most: o.MaxVolumes}, inline: notes, metrics: m, serving: make(chan struct{})}
 	d.modifier, _ = o.Backend.(backend.Modifier)
+	if d.snapshots, _ = o.Backend.(backend.Snapshotter); d.snapshots != nil {
+		d.changes, _ = o.Backend.(backend.Changes) // between snapshots
+	}
 	return d, nil
 }
-
-// TopologyKey of a driver: "topology.<driver name>/node".
-func TopologyKey(driver string) string { return "topology." + driver + "/node" }
 
 // Register offers the driver's services on a gRPC server: Run's own, or an in-process one.
 func (d *Driver) Register(s grpc.ServiceRegistrar) {
@@ -109,13 +115,10 @@ func (d *Driver) Register(s grpc.ServiceRegistrar) {
 	if d.snapshots != nil {
 		csi.RegisterGroupControllerServer(s, d)
 	}
-	if d.tracksChanges() {
+	if d.changes != nil {
 		csi.RegisterSnapshotMetadataServer(s, d)
 	}
 }
-
-// tracksChanges: the changes between snapshots need snapshots.
-func (d *Driver) tracksChanges() bool { return d.snapshots != nil && d.changes != nil }
 
 // Serving is closed as soon as Run accepts connections.
 func (d *Driver) Serving() <-chan struct{} { return d.serving }
@@ -129,6 +132,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("driver %s: %w", d.o.Name, err)
 	}
+	d.clearInline(ctx)
 	server := grpc.NewServer(grpc.ChainUnaryInterceptor(d.intercept), grpc.ChainStreamInterceptor(d.interceptStream))
 	d.Register(server)
 	stopped := make(chan struct{})

@@ -73,7 +73,7 @@ func TestUsesOf(t *testing.T) {
 		"many nodes":              {in: []*csi.VolumeCapability{capability(many, "")}, unserved: true},
 		"another filesystem":      {in: []*csi.VolumeCapability{capability(one, "ntfs")}, unserved: true},
 	} {
-		_, err := usesOf(tc.in)
+		_, err := usesOf("volume_capabilities", tc.in)
 		var no *unserved
 		if errors.As(err, &no) != tc.unserved || (status.Code(err) == codes.InvalidArgument) != tc.invalid {
 			t.Errorf("%s: %v", name, err)

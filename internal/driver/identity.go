@@ -26,7 +26,7 @@ func (d *Driver) GetPluginCapabilities(context.Context, *csi.GetPluginCapabiliti
 		resp.Capabilities = append(resp.Capabilities, service(csi.PluginCapability_Service_GROUP_CONTROLLER_SERVICE),
 			service(csi.PluginCapability_Service_SNAPSHOT_ACCESSIBILITY_CONSTRAINTS))
 	}
-	if d.tracksChanges() {
+	if d.changes != nil {
 		resp.Capabilities = append(resp.Capabilities, service(csi.PluginCapability_Service_SNAPSHOT_METADATA_SERVICE))
 	}
 	return resp, nil

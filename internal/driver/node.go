@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"path/filepath"
+	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -18,8 +19,10 @@ func (d *Driver) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRe
 		csi.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME,
 		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
 		csi.NodeServiceCapability_RPC_GET_VOLUME_HEALTH,
+		csi.NodeServiceCapability_RPC_GET_STORAGE_HEALTH,
 		csi.NodeServiceCapability_RPC_EXPAND_VOLUME,
 		csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+		csi.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP,
 	} {
 		resp.Capabilities = append(resp.Capabilities, &csi.NodeServiceCapability{
 			Type: &csi.NodeServiceCapability_Rpc{Rpc: &csi.NodeServiceCapability_RPC{Type: t}},
@@ -35,16 +38,23 @@ func (d *Driver) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.Nod
 
 // NodeStageVolume implements csi.NodeServer.
 func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
-	if err := needPaths(r.GetVolumeId(), r.GetStagingTargetPath()); err != nil {
+	if err := required("volume_id", r.GetVolumeId()); err != nil {
 		return nil, err
 	}
-	u, err := usesOf([]*csi.VolumeCapability{r.GetVolumeCapability()})
+	if err := absolute("staging_target_path", r.GetStagingTargetPath()); err != nil {
+		return nil, err
+	}
+	u, err := useOf("volume_capability", r.GetVolumeCapability())
 	if err != nil {
 		return nil, refuse(err)
 	}
+	options := u.options
+	if u.mount && (u.readOnly || attachedReadOnly(r.GetPublishContext())) {
+		options = append(slices.Clone(options), "ro")
+	}
 	err = d.o.Backend.Stage(ctx, backend.StageRequest{
 		ID: r.GetVolumeId(), Path: filepath.Clean(r.GetStagingTargetPath()), Block: u.block, FSType: u.fsType,
-		MountOptions: u.options,
+		MountOptions: options,
 	})
 	if err != nil {
 		return nil, err
@@ -54,7 +64,10 @@ func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequ
 
 // NodeUnstageVolume implements csi.NodeServer.
 func (d *Driver) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
-	if err := needPaths(r.GetVolumeId(), r.GetStagingTargetPath()); err != nil {
+	if err := required("volume_id", r.GetVolumeId()); err != nil {
+		return nil, err
+	}
+	if err := absolute("staging_target_path", r.GetStagingTargetPath()); err != nil {
 		return nil, err
 	}
 	if err := d.o.Backend.Unstage(ctx, r.GetVolumeId(), filepath.Clean(r.GetStagingTargetPath())); err != nil {
@@ -63,31 +76,71 @@ func (d *Driver) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolume
 	return &csi.NodeUnstageVolumeResponse{}, nil
 }
 
-// NodePublishVolume implements csi.NodeServer.
+// NodePublishVolume implements csi.NodeServer. An inline volume of a pod is made here.
 func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
-	if err := needPaths(r.GetVolumeId(), r.GetTargetPath(), r.GetStagingTargetPath()); err != nil {
+	if err := required("volume_id", r.GetVolumeId()); err != nil {
 		return nil, err
 	}
-	u, err := usesOf([]*csi.VolumeCapability{r.GetVolumeCapability()})
+	if err := absolute("target_path", r.GetTargetPath()); err != nil {
+		return nil, err
+	}
+	u, err := useOf("volume_capability", r.GetVolumeCapability())
 	if err != nil {
 		return nil, refuse(err)
 	}
-	err = d.o.Backend.Publish(ctx, backend.PublishRequest{
-		ID: r.GetVolumeId(), StagingPath: filepath.Clean(r.GetStagingTargetPath()), Target: filepath.Clean(r.GetTargetPath()),
-		Block: u.block, ReadOnly: r.GetReadonly() || u.readOnly, Exclusive: u.exclusive, MountOptions: u.options,
-	})
+	u.readOnly = u.readOnly || r.GetReadonly() || attachedReadOnly(r.GetPublishContext())
+	if isInline(r.GetVolumeContext()) {
+		err = d.publishInline(ctx, r, u)
+	} else {
+		err = d.publishStaged(ctx, r, u)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return &csi.NodePublishVolumeResponse{}, nil
 }
 
-// NodeUnpublishVolume implements csi.NodeServer.
+func (d *Driver) publishStaged(ctx context.Context, r *csi.NodePublishVolumeRequest, u use) error {
+	if r.GetStagingTargetPath() == "" {
+		// NodePublishVolume Errors: "Staging target path not set".
+		return status.Error(codes.FailedPrecondition, "staging_target_path is missing: the volume is to be staged first")
+	}
+	if err := absolute("staging_target_path", r.GetStagingTargetPath()); err != nil {
+		return err
+	}
+	return d.publish(ctx, u, backend.PublishRequest{
+		ID: r.GetVolumeId(), StagingPath: filepath.Clean(r.GetStagingTargetPath()), Target: filepath.Clean(r.GetTargetPath()),
+	})
+}
+
+// publish completes the request with how the volume is to be used.
+func (d *Driver) publish(ctx context.Context, u use, r backend.PublishRequest) error {
+	r.Block, r.ReadOnly, r.Exclusive, r.MountOptions = u.block, u.readOnly, u.exclusive, u.options
+	if err := d.o.Backend.Publish(ctx, r); err != nil {
+		return err
+	}
+	group, err := parseGroup(u.group)
+	if err != nil || group == noGroup || u.readOnly {
+		return err
+	}
+	return giveToGroup(ctx, r.Target, group)
+}
+
+// NodeUnpublishVolume implements csi.NodeServer. An inline volume goes with its place.
 func (d *Driver) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
-	if err := needPaths(r.GetVolumeId(), r.GetTargetPath()); err != nil {
+	if err := required("volume_id", r.GetVolumeId()); err != nil {
 		return nil, err
 	}
-	if err := d.o.Backend.Unpublish(ctx, r.GetVolumeId(), filepath.Clean(r.GetTargetPath())); err != nil {
+	if err := absolute("target_path", r.GetTargetPath()); err != nil {
+		return nil, err
+	}
+	var err error
+	if target := filepath.Clean(r.GetTargetPath()); d.inline.has(r.GetVolumeId()) {
+		err = d.unpublishInline(ctx, r.GetVolumeId(), target)
+	} else {
+		err = d.o.Backend.Unpublish(ctx, r.GetVolumeId(), target)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, nil
@@ -98,12 +151,20 @@ func (d *Driver) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRe
 	if err := needVolumePath(r); err != nil {
 		return nil, err
 	}
+	if err := checkRange(r.GetCapacityRange()); err != nil {
+		return nil, err
+	}
+	if c := r.GetVolumeCapability(); c != nil {
+		if _, err := useOf("volume_capability", c); err != nil {
+			return nil, refuse(err)
+		}
+	}
 	size, err := d.o.Backend.Expand(ctx, r.GetVolumeId(), filepath.Clean(r.GetVolumePath()))
 	if err != nil {
 		return nil, err
 	}
-	if required := r.GetCapacityRange().GetRequiredBytes(); size < required {
-		return nil, invalid("the volume has %d bytes, and %d are asked for: expand it with ControllerExpandVolume first", size, required)
+	if least := r.GetCapacityRange().GetRequiredBytes(); size < least {
+		return nil, status.Errorf(codes.OutOfRange, "capacity_range.required_bytes is %d, and the volume has %d: expand it with ControllerExpandVolume first", least, size)
 	}
 	return &csi.NodeExpandVolumeResponse{CapacityBytes: size}, nil
 }
@@ -113,7 +174,11 @@ func (d *Driver) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeSta
 	if err := needVolumePath(r); err != nil {
 		return nil, err
 	}
-	s, err := d.o.Backend.Stats(ctx, r.GetVolumeId(), filepath.Clean(r.GetVolumePath()))
+	id, err := d.resolve(ctx, r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	s, err := d.o.Backend.Stats(ctx, id, filepath.Clean(r.GetVolumePath()))
 	if err != nil {
 		return nil, err
 	}
@@ -126,51 +191,16 @@ func (d *Driver) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeSta
 	return resp, nil
 }
 
-// NodeGetVolumeHealth implements csi.NodeServer.
-func (d *Driver) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHealthRequest) (*csi.NodeGetVolumeHealthResponse, error) {
-	path := r.GetVolumePublishPath()
-	if path == "" {
-		path = r.GetStagingTargetPath()
-	}
-	if r.GetVolumeId() == "" {
-		return nil, invalid("no volume id")
-	}
-	s, err := d.o.Backend.Stats(ctx, r.GetVolumeId(), path)
-	if err != nil {
-		return nil, err
-	}
-	health := &csi.VolumeHealth{VolumeId: r.GetVolumeId()}
-	if s.Problem != "" {
-		health.HealthStatuses = []*csi.VolumeHealth_VolumeHealthEntry{{
-			Status: csi.VolumeHealthErrorType_INACCESSIBLE, Reason: "FilesystemFailed", Message: s.Problem,
-		}}
-	}
-	return &csi.NodeGetVolumeHealthResponse{VolumeHealth: health}, nil
-}
-
-// needPaths makes sure that an id is there and that each path is absolute.
-func needPaths(id string, paths ...string) error {
-	if id == "" {
-		return invalid("no volume id")
-	}
-	for _, p := range paths {
-		if p == "" {
-			return invalid("a path is missing: volume path, target path or staging target path")
-		}
-		if !filepath.IsAbs(p) {
-			return invalid("path %q is not absolute", p)
-		}
-	}
-	return nil
-}
-
 // needVolumePath: a path that is not absolute is the path of no volume.
 func needVolumePath(r interface {
 	GetVolumeId() string
 	GetVolumePath() string
 }) error {
-	if r.GetVolumeId() != "" && r.GetVolumePath() != "" && !filepath.IsAbs(r.GetVolumePath()) {
-		return status.Errorf(codes.NotFound, "nothing at %q, which is no absolute path", r.GetVolumePath())
+	if err := required("volume_id", r.GetVolumeId(), "volume_path", r.GetVolumePath()); err != nil {
+		return err
 	}
-	return needPaths(r.GetVolumeId(), r.GetVolumePath())
+	if !filepath.IsAbs(r.GetVolumePath()) {
+		return status.Errorf(codes.NotFound, "nothing at volume_path %q, which is no absolute path", r.GetVolumePath())
+	}
+	return nil
 }

@@ -6,8 +6,6 @@ import (
 	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"berth.io/berth/internal/backend"
@@ -112,9 +110,4 @@ func (d *Driver) findSnapshots(ctx context.Context, id, volume string) ([]backen
 		found = slices.DeleteFunc(slices.Clone(found), func(s backend.Snapshot) bool { return s.VolumeID != volume })
 	}
 	return found, nil
-}
-
-// unimplemented is the answer to a call for something that the backend does not do, and that is not advertised.
-func (d *Driver) unimplemented(what string) error {
-	return status.Errorf(codes.Unimplemented, "%s does not serve %s", d.o.Name, what)
 }
