@@ -82,6 +82,9 @@ func (p *pods) set(s *podState, pod *v1.Pod) {
 		return
 	}
 	s.set, s.released = pod, false
+	if err := holderexec.Reopen(p.opts.DataDir, pod.UID); err != nil {
+		p.opts.Log.Warn("commands with the pod's volumes", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+	}
 	if p.opts.Volumes != nil {
 		p.opts.Volumes.SetPod(pod)
 	}

@@ -140,19 +140,24 @@ func (in *instance) teardown(ctx context.Context) error {
 	if err := in.dir.endCommands(); err != nil {
 		return err
 	}
-	return in.rooms.mount.Teardown(ctx)
+	if err := in.rooms.mount.Teardown(ctx); err != nil {
+		return errors.Join(err, in.dir.eachPod(holderexec.Reopen)) // it runs on
+	}
+	return nil
 }
 
 // endCommands ends what runs by `berth exec`, as the end of its pod would: its mount namespace keeps the volumes' loop
 // devices, and with them the pool, busy, and nothing in ours shows that.
-func (d DataDir) endCommands() error {
+func (d DataDir) endCommands() error { return d.eachPod(holderexec.KillAll) }
+
+func (d DataDir) eachPod(f func(dataDir string, pod types.UID) error) error {
 	pods, err := os.ReadDir(d.join("pods"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	var errs []error
 	for _, p := range pods {
-		errs = append(errs, holderexec.KillAll(string(d), types.UID(p.Name())))
+		errs = append(errs, f(string(d), types.UID(p.Name())))
 	}
 	return errors.Join(errs...)
 }

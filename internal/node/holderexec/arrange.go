@@ -5,20 +5,29 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
 // arrange puts the mounts in place, in this process's own mount namespace. All trees are taken, detached, before
 // anything is attached, because a cover could hide the source of another; and all mount points are there before the
 // first tree is attached, because a cover copies what is mounted below it and would leave the original behind.
-func arrange(mounts []Mount) error {
+func arrange(s *Spec) error {
+	mounts := s.Mounts
 	p := places{ours: map[string]bool{}}
+	if err := mark(s.RunDir); err != nil {
+		return err
+	}
 	for _, m := range mounts {
 		if err := p.take(m); err != nil {
 			return fmt.Errorf("volume %q: %w", m.Volume, err)
 		}
+	}
+	if err := leaveBehind(s.DataDir, s.RunDir); err != nil {
+		return err
 	}
 	for i, m := range mounts {
 		if err := p.prepare(i); err != nil {
@@ -28,6 +37,33 @@ func arrange(mounts []Mount) error {
 	for i, m := range mounts {
 		if err := p.attach(i); err != nil {
 			return fmt.Errorf("volume %q at %s: %w", m.Volume, m.Target, err)
+		}
+	}
+	return nil
+}
+
+// leaveBehind takes away, in this namespace, everything that is mounted below the data directory but for the mark. The
+// namespace began as a copy of the host's: it would keep the volumes of all other pods, and the pools, as long as it lives.
+// boundary: held by the caller (as cover).
+func leaveBehind(dataDir, runDir string) error {
+	if dataDir == "" {
+		return nil
+	}
+	real, err := filepath.EvalSymlinks(dataDir)
+	if err != nil {
+		return err
+	}
+	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(real))
+	if err != nil {
+		return fmt.Errorf("read the mounts below %s: %w", dataDir, err)
+	}
+	for _, m := range slices.Backward(infos) {
+		if m.Mountpoint == real || m.Source == markOf(runDir) {
+			continue
+		}
+		err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("leave the mount at %s behind: %w", m.Mountpoint, err)
 		}
 	}
 	return nil

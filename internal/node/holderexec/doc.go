@@ -18,5 +18,5 @@
 //
 // The caller's program is executed again as a helper (Main), because a mount namespace must be made before a Go program
 // has threads. The pod's agent kills the command when the pod is deleted (KillAll): its namespace would keep the
-// volumes' filesystems alive.
+// volumes' filesystems alive. For the same reason the namespace leaves behind what is mounted for other pods.
 package holderexec

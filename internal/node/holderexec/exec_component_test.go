@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	osexec "os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -245,5 +246,101 @@ func TestTheEndOfTheCommandEndsWhatItLeaves(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("process %s still runs", strings.TrimSpace(out))
 		}
+	}
+}
+
+// started waits until the command has left a file.
+func started(t *testing.T, file string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(file); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the command did not start")
+		}
+	}
+}
+
+// podOf makes a pod's directory and a tmpfs as its volume.
+func podOf(t *testing.T, data string, pod types.UID) (volume string) {
+	t.Helper()
+	volume = filepath.Join(data, "pods", string(pod), "volumes", "v")
+	if err := os.MkdirAll(volume, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", volume, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(volume, unix.MNT_DETACH) })
+	return volume
+}
+
+// `berth exec` itself is killed with -9: what its command had started is found by the mark of its namespace.
+func TestKillAllFindsWhatAKilledExecLeft(t *testing.T) {
+	data, pod := t.TempDir(), types.UID("uid-left")
+	volume := podOf(t, data, pod)
+	exec := osexec.Command("/proc/self/exe", "-test.run=^TestExecThatIsKilled$")
+	exec.Env = append(os.Environ(), "BERTH_TEST_DATA="+data, "BERTH_TEST_VOLUME="+volume)
+	if err := exec.Start(); err != nil {
+		t.Fatal(err)
+	}
+	started(t, filepath.Join(volume, "started"))
+	_ = exec.Process.Kill()
+	_ = exec.Wait()
+	text, err := os.ReadFile(filepath.Join(volume, "started"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := filepath.Join("/proc", strings.TrimSpace(string(text)))
+	if _, err := os.Stat(left); err != nil {
+		t.Fatalf("nothing was left to be found: %v", err)
+	}
+	if err := KillAll(data, pod); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		state, err := os.ReadFile(filepath.Join(left, "stat"))
+		if err != nil || strings.Contains(string(state), ") Z ") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it still runs")
+		}
+	}
+	s := Spec{RunDir: runDir(data, pod), DataDir: data}
+	if _, code, err := run(t, s, "true"); !(err != nil && strings.Contains(err.Error(), "being unmounted")) || code != ExitSetup {
+		t.Errorf("a command began after KillAll: code %d, %v", code, err)
+	}
+	if err := Reopen(data, pod); err != nil {
+		t.Fatal(err)
+	}
+	if _, code, err := run(t, s, "true"); err != nil || code != 0 {
+		t.Errorf("after Reopen: code %d, %v", code, err)
+	}
+}
+
+// TestExecThatIsKilled is the `berth exec` of the test above.
+func TestExecThatIsKilled(t *testing.T) {
+	data, volume := os.Getenv("BERTH_TEST_DATA"), os.Getenv("BERTH_TEST_VOLUME")
+	if data == "" {
+		return
+	}
+	s := Spec{Mounts: []Mount{{Volume: "v", Source: volume, Target: "/bx"}}, RunDir: runDir(data, "uid-left"), DataDir: data}
+	_, _, _ = run(t, s, "setsid sh -c 'echo $$ >/bx/new; mv /bx/new /bx/started; exec sleep 600' >/dev/null 2>&1 </dev/null & sleep 600")
+}
+
+// A command keeps the volumes of its own pod and of no other: those can be unmounted for good while it runs.
+func TestTheNamespaceLeavesOtherVolumesBehind(t *testing.T) {
+	data := t.TempDir()
+	mine, other := podOf(t, data, "uid-mine"), podOf(t, data, "uid-other")
+	out, code, err := run(t, Spec{
+		Mounts: []Mount{{Volume: "v", Source: mine, Target: "/bx"}}, RunDir: runDir(data, "uid-mine"), DataDir: data,
+	}, "cat /proc/self/mountinfo")
+	if err != nil || code != 0 {
+		t.Fatalf("code %d, %v: %s", code, err, out)
+	}
+	if strings.Contains(out, other) || strings.Contains(out, mine) || !strings.Contains(out, " /bx ") {
+		t.Errorf("the command sees\n%s", out)
 	}
 }

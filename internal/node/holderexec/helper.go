@@ -45,7 +45,7 @@ func help() (int, error) {
 	if err := json.Unmarshal(text, &j); err != nil {
 		return ExitSetup, fmt.Errorf("order: %w", err)
 	}
-	if err := arrange(j.Spec.Mounts); err != nil {
+	if err := arrange(&j.Spec); err != nil {
 		return ExitSetup, err
 	}
 	if j.Spec.WorkingDir == "" || unix.Chdir(j.Spec.WorkingDir) != nil {

@@ -41,6 +41,11 @@ func Run(ctx context.Context, s Spec, argv []string, stdio Stdio) (int, error) {
 	if err != nil {
 		return ExitSetup, err
 	}
+	forget, err := note(s.RunDir)
+	if err != nil {
+		return ExitSetup, err
+	}
+	defer forget()
 	orderR, orderW, err := os.Pipe()
 	if err != nil {
 		return ExitSetup, err
@@ -70,8 +75,6 @@ func Run(ctx context.Context, s Spec, argv []string, stdio Stdio) (int, error) {
 	if err := cmd.Start(); err != nil {
 		return ExitSetup, errors.Join(fmt.Errorf("new mount namespace: %w (root is needed)", err), orderW.Close(), failW.Close())
 	}
-	forget := note(s.RunDir, cmd.Process.Pid)
-	defer forget()
 	defer endNamespace(cmd.Process.Pid)()
 	failW.Close()
 	go func() { // a large order must not wait for a helper that is not reading yet

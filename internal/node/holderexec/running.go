@@ -6,66 +6,131 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// runDirName stands beside the plugins' marks in the pod's directory and goes with it.
-const runDirName = "berth.io~exec"
+// A command is found by its mount namespace, and that by a mark: a tmpfs over the pod's RunDir, with the pod's UID in its
+// source. PIDs and the numbers of namespaces are used again; the mark lives exactly as long as some process of the command.
+//
+// Before a pod's volumes are unmounted KillAll closes RunDir and then looks for marks; a command sets its mark and then looks
+// whether RunDir is closed. So one of the two sees the other.
 
-// note leaves a file for the running command: its name is the process, its content the process's start time. A pod
-// whose directory is gone gets no note: it must not come back.
-func note(dir string, pid int) (forget func()) {
-	if dir == "" {
-		return func() {}
-	}
-	for _, d := range []string{filepath.Dir(dir), dir} {
-		if err := os.Mkdir(d, 0o750); err != nil && !errors.Is(err, os.ErrExist) {
-			return func() {}
-		}
-	}
-	file := filepath.Join(dir, strconv.Itoa(pid))
-	if os.WriteFile(file, []byte(startTime(pid)), 0o640) != nil {
-		return func() {}
-	}
-	return func() { _ = os.Remove(file) }
+const (
+	// runDirName stands beside the plugins' marks in the pod's directory and goes with it.
+	runDirName = "berth.io~exec"
+	closedName = "closed"
+	markPrefix = "berth-exec:"
+)
+
+// errLeaving says that the pod's volumes are being taken away.
+var errLeaving = errors.New("the pod's volumes are being unmounted")
+
+func runDir(dataDir string, pod types.UID) string {
+	return filepath.Join(dataDir, "pods", string(pod), "plugins", runDirName)
 }
 
-// KillAll ends the commands that run with the pod's volumes, with everything they started: their mount namespaces
-// would keep the volumes' filesystems busy. It costs one directory read when there are none.
-func KillAll(dataDir string, pod types.UID) error {
-	dir := filepath.Join(dataDir, "pods", string(pod), "plugins", runDirName)
-	entries, err := os.ReadDir(dir)
+// note leaves word in RunDir that a command runs, or did when its note is still there. A pod whose directory is gone is not
+// made again.
+func note(dir string) (forget func(), err error) {
+	if dir == "" {
+		return func() {}, nil
+	}
+	f, err := os.CreateTemp(dir, "command-*")
 	if errors.Is(err, os.ErrNotExist) {
+		if err = makeRunDir(dir); err == nil {
+			f, err = os.CreateTemp(dir, "command-*")
+		}
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, errLeaving
+	}
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = os.Remove(f.Name()) }, f.Close()
+}
+
+func makeRunDir(dir string) error {
+	for _, d := range []string{filepath.Dir(dir), dir} {
+		if err := os.Mkdir(d, 0o750); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// mark marks this process's mount namespace as that of a command with the pod's volumes.
+// boundary: held by the caller (as cover).
+func mark(dir string) error {
+	if dir == "" {
 		return nil
+	}
+	open, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return errLeaving
+	}
+	if err != nil {
+		return &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(open)
+	if err := unix.Mount(markOf(dir), dir, "tmpfs", unix.MS_RDONLY, "size=4k,nr_inodes=2,mode=500"); err != nil {
+		return fmt.Errorf("mark the mount namespace at %s: %w", dir, err)
+	}
+	err = unix.Faccessat(open, closedName, unix.F_OK, 0)
+	if err == nil {
+		return errLeaving
+	}
+	if !errors.Is(err, unix.ENOENT) {
+		return &os.PathError{Op: "access", Path: filepath.Join(dir, closedName), Err: err}
+	}
+	return nil
+}
+
+// markOf is the source of the mark of the pod with that RunDir.
+func markOf(dir string) string {
+	return markPrefix + filepath.Base(filepath.Dir(filepath.Dir(dir)))
+}
+
+// KillAll ends the commands that run with the pod's volumes, with everything they started, also what is left of one whose
+// `berth exec` was killed: their mount namespaces would keep the volumes' filesystems busy. None begins until Reopen.
+func KillAll(dataDir string, pod types.UID) error {
+	dir := runDir(dataDir, pod)
+	closed := filepath.Join(dir, closedName)
+	err := os.WriteFile(closed, nil, 0o640)
+	if errors.Is(err, os.ErrNotExist) {
+		if err = makeRunDir(dir); err == nil {
+			err = os.WriteFile(closed, nil, 0o640)
+		}
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // the pod has no directory
 	}
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		started, err := os.ReadFile(filepath.Join(dir, e.Name()))
-		if err == nil && len(started) > 0 && string(started) == startTime(pid) {
-			errs = append(errs, killNamespace(pid))
-		}
-		_ = os.Remove(filepath.Join(dir, e.Name()))
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) == 1 {
+		return err
 	}
-	return errors.Join(errs...)
+	return killMarked(markOf(dir))
 }
 
-// killNamespace kills every process in pid's mount namespace, unless that is our own or the machine's: then the command is
-// still between fork and unshare, or has gone there itself (nsenter), and it alone is killed.
-func killNamespace(pid int) error {
-	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+// Reopen lets commands run with the pod's volumes again.
+func Reopen(dataDir string, pod types.UID) error {
+	err := os.Remove(filepath.Join(runDir(dataDir, pod), closedName))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
+	return err
+}
+
+// killMarked kills every process in the mount namespaces with the mark.
+func killMarked(source string) error {
+	processes, err := os.ReadDir("/proc")
 	if err != nil {
 		return err
 	}
@@ -73,11 +138,40 @@ func killNamespace(pid int) error {
 	if err != nil {
 		return err
 	}
-	machine, _ := os.Readlink("/proc/1/ns/mnt") // a container may not look
-	if namespace == own || namespace == machine {
-		return kill(pid)
+	seen := map[string]bool{own: true}
+	var errs []error
+	for _, p := range processes {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil {
+			continue
+		}
+		namespace, err := os.Readlink(filepath.Join("/proc", p.Name(), "ns/mnt"))
+		if err != nil || seen[namespace] {
+			continue
+		}
+		marked, sees := hasMark(pid, source)
+		// A process that has changed its root may not see the mark: the others of its namespace are asked, too.
+		seen[namespace] = sees
+		if marked {
+			errs = append(errs, killAllIn(namespace))
+		}
 	}
-	return killAllIn(namespace)
+	return errors.Join(errs...)
+}
+
+// hasMark looks for the mark among the mounts that the process sees; sees is false when it does not see all.
+func hasMark(pid int, source string) (marked, sees bool) {
+	mounts, err := mountinfo.PidMountInfo(pid)
+	if err != nil {
+		return false, false
+	}
+	for _, m := range mounts {
+		if m.FSType == "tmpfs" && m.Source == source {
+			return true, true
+		}
+	}
+	root, err := os.Readlink(fmt.Sprintf("/proc/%d/root", pid))
+	return false, err == nil && root == "/"
 }
 
 func kill(pid int) error {
@@ -122,19 +216,4 @@ func killAllIn(namespace string) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// startTime is field 22 of /proc/<pid>/stat: with the PID it names a process for the life of the machine.
-func startTime(pid int) string {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return ""
-	}
-	// The second field, the program's name, may hold spaces and brackets.
-	_, rest, ok := strings.Cut(string(text[strings.LastIndexByte(string(text), ')')+1:]), " ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 20 {
-		return ""
-	}
-	return fields[19]
 }

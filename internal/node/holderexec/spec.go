@@ -24,6 +24,8 @@ type Spec struct {
 	Unset []string
 	// RunDir, if not empty, is where a running command is noted for KillAll.
 	RunDir string
+	// DataDir, if not empty, is the node's data directory: nothing that is mounted below is seen by the command.
+	DataDir string
 }
 
 // Mount is one volume at one place.
@@ -50,7 +52,7 @@ func SpecFor(pod *v1.Pod, container, dataDir string, paths map[string]string) (*
 		return nil, err
 	}
 	s := &Spec{Pod: pod.Name, Container: c.Name, WorkingDir: c.WorkingDir}
-	s.RunDir = filepath.Join(dataDir, "pods", string(pod.UID), "plugins", runDirName)
+	s.RunDir, s.DataDir = runDir(dataDir, pod.UID), dataDir
 	env := s.environment(pod, c)
 	source := func(volume string) (string, error) {
 		path, ok := paths[volume]
