@@ -36,8 +36,9 @@ type Controller interface {
 	Get(ctx context.Context, id string) (Volume, error)
 	// List returns all volumes ordered by id.
 	List(ctx context.Context) ([]Volume, error)
-	// Attach lets node use the volume. ErrNotFound, ErrNodeNotFound, ErrInUse when another node has it.
-	Attach(ctx context.Context, id, node string) error
+	// Attach lets node use the volume, for reading alone when readOnly. ErrNotFound, ErrNodeNotFound, ErrInUse when another node
+	// has it, ErrExists when this one has it otherwise.
+	Attach(ctx context.Context, id, node string, readOnly bool) error
 	// Detach takes it from node, or from every node when node is empty. Not attached, or no such volume, is success.
 	Detach(ctx context.Context, id, node string) error
 	// Resize grows the volume to at least bytes, also while it is in use. A smaller size is no error and changes nothing.

@@ -15,6 +15,7 @@ func (d *Driver) ControllerGetCapabilities(context.Context, *csi.ControllerGetCa
 	served := []csi.ControllerServiceCapability_RPC_Type{
 		csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
 		csi.ControllerServiceCapability_RPC_PUBLISH_UNPUBLISH_VOLUME,
+		csi.ControllerServiceCapability_RPC_PUBLISH_READONLY,
 		csi.ControllerServiceCapability_RPC_LIST_VOLUMES,
 		csi.ControllerServiceCapability_RPC_LIST_VOLUMES_PUBLISHED_NODES,
 		csi.ControllerServiceCapability_RPC_GET_VOLUME,
@@ -44,18 +45,20 @@ func (d *Driver) ControllerPublishVolume(ctx context.Context, r *csi.ControllerP
 	if err := required("volume_id", r.GetVolumeId(), "node_id", r.GetNodeId()); err != nil {
 		return nil, err
 	}
-	if _, err := useOf("volume_capability", r.GetVolumeCapability()); err != nil {
+	u, err := useOf("volume_capability", r.GetVolumeCapability())
+	if err != nil {
 		return nil, refuse(err)
 	}
+	readOnly := u.readOnly || r.GetReadonly()
 	release, err := d.attached.reserve(ctx, d.o.Backend, r.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
-	if err := d.o.Backend.Attach(ctx, r.GetVolumeId(), r.GetNodeId()); err != nil {
+	if err := d.o.Backend.Attach(ctx, r.GetVolumeId(), r.GetNodeId(), readOnly); err != nil {
 		release()
 		return nil, err
 	}
-	return &csi.ControllerPublishVolumeResponse{}, nil
+	return &csi.ControllerPublishVolumeResponse{PublishContext: publishContext(readOnly)}, nil
 }
 
 // ControllerUnpublishVolume implements csi.ControllerServer.

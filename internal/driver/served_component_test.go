@@ -28,11 +28,18 @@ type served struct {
 	csi.IdentityClient
 	csi.ControllerClient
 	csi.NodeClient
+	csi.GroupControllerClient
+	csi.SnapshotMetadataClient
 }
 
 const node = "node-1"
 
 func start(t testing.TB, limit int64) *served {
+	t.Helper()
+	return startWith(t, limit, driver.Options{})
+}
+
+func startWith(t testing.TB, limit int64, o driver.Options) *served {
 	t.Helper()
 	// Reached through a symbolic link, as a data directory may be.
 	dir := filepath.Join(t.TempDir(), "d")
@@ -44,13 +51,18 @@ func start(t testing.TB, limit int64) *served {
 			t.Error(err)
 		}
 	})
-	s := startIn(t, dir, limit)
+	s := startInWith(t, dir, limit, o)
 	t.Cleanup(func() { s.stop() })
 	return s
 }
 
 // startIn starts a driver on the data directory dir; stop ends it as a process that ends, without unmounting.
 func startIn(t testing.TB, dir string, limit int64) *served {
+	t.Helper()
+	return startInWith(t, dir, limit, driver.Options{})
+}
+
+func startInWith(t testing.TB, dir string, limit int64, o driver.Options) *served {
 	t.Helper()
 	s := &served{dir: dir, socket: filepath.Join(dir, "plugins", driver.BlockName, "csi.sock")}
 	loops, err := loop.NewTable()
@@ -63,7 +75,8 @@ func startIn(t testing.TB, dir string, limit int64) *served {
 	if s.backend, err = block.New(block.Options{Pool: s.pool, Loops: loops, Node: node}); err != nil {
 		t.Fatal(err)
 	}
-	d, err := driver.New(driver.Options{Name: driver.BlockName, Node: node, SocketPath: s.socket, Backend: s.backend})
+	o.Name, o.Node, o.SocketPath, o.Backend = driver.BlockName, node, s.socket, s.backend
+	d, err := driver.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,6 +93,7 @@ func startIn(t testing.TB, dir string, limit int64) *served {
 		t.Fatal(err)
 	}
 	s.IdentityClient, s.ControllerClient, s.NodeClient = csi.NewIdentityClient(conn), csi.NewControllerClient(conn), csi.NewNodeClient(conn)
+	s.GroupControllerClient, s.SnapshotMetadataClient = csi.NewGroupControllerClient(conn), csi.NewSnapshotMetadataClient(conn)
 	stopped := false
 	s.stop = func() {
 		if stopped {

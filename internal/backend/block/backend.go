@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -250,18 +251,26 @@ func (b *Backend) Resize(ctx context.Context, id string, bytes int64) (backend.V
 // Attach implements backend.Controller. It must survive the end of the process, or an attacher would see the volume
 // as detached and attach it anew; it need not survive a power cut, which detaches everything anyway. The link is made
 // by one atomic call, so it needs no hold on the volume and never waits for a format.
-func (b *Backend) Attach(_ context.Context, id, node string) error {
+func (b *Backend) Attach(_ context.Context, id, node string, readOnly bool) error {
 	if _, err := b.get(id); err != nil {
 		return err
 	}
 	if node != b.o.Node {
 		return fmt.Errorf("%w: %q (the volumes of this pool are on node %q)", backend.ErrNodeNotFound, node, b.o.Node)
 	}
-	link := filepath.Join(b.o.Pool.Directory(id), publishedLink)
-	err := boundary.Do("backend-block/publish", func() error { return os.Symlink(node, link) })
+	link, target := filepath.Join(b.o.Pool.Directory(id), publishedLink), node
+	if readOnly {
+		target = readOnlyMark + node
+	}
+	err := boundary.Do("backend-block/publish", func() error { return os.Symlink(target, link) })
 	if errors.Is(err, fs.ErrExist) {
-		if holder, _ := os.Readlink(link); holder != node {
+		switch holder, holderReads := b.attachment(id); {
+		case holder != node:
 			return fmt.Errorf("%w: volume %s is attached to node %s", backend.ErrInUse, id, holder)
+		case holderReads && !readOnly:
+			return fmt.Errorf("%w: volume %s is attached to node %s for reading, and for writing is asked for: detach it first", backend.ErrExists, id, node)
+		case !holderReads && readOnly:
+			return fmt.Errorf("%w: volume %s is attached to node %s for writing, and for reading is asked for: detach it first", backend.ErrExists, id, node)
 		}
 		return nil
 	}
@@ -276,10 +285,10 @@ func (b *Backend) Detach(_ context.Context, id, node string) error {
 	if _, err := b.get(id); err != nil {
 		return nil
 	}
-	link := filepath.Join(b.o.Pool.Directory(id), publishedLink)
-	if holder, err := os.Readlink(link); err != nil || node != "" && holder != node {
+	if holder, _ := b.attachment(id); holder == "" || node != "" && holder != node {
 		return nil
 	}
+	link := filepath.Join(b.o.Pool.Directory(id), publishedLink)
 	return boundary.Do("backend-block/unpublish", func() error {
 		if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -288,8 +297,20 @@ func (b *Backend) Detach(_ context.Context, id, node string) error {
 	})
 }
 
+// readOnlyMark begins the text of a read-only attachment. No node's name has a colon.
+const readOnlyMark = "ro:"
+
+// attachment is the node that has the volume; empty when none has.
+func (b *Backend) attachment(id string) (node string, readOnly bool) {
+	node, err := os.Readlink(filepath.Join(b.o.Pool.Directory(id), publishedLink))
+	if err != nil {
+		return "", false
+	}
+	return strings.CutPrefix(node, readOnlyMark)
+}
+
 func (b *Backend) attachedTo(id string) []string {
-	if node, err := os.Readlink(filepath.Join(b.o.Pool.Directory(id), publishedLink)); err == nil {
+	if node, _ := b.attachment(id); node != "" {
 		return []string{node}
 	}
 	return nil
