@@ -1,0 +1,359 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/mountpoint"
+)
+
+// HostMount is a volume at a path of the host.
+type HostMount struct {
+	Namespace string
+	Name      string
+	Path      string // absolute
+	ReadOnly  bool
+	// Over a directory that is not empty: what is in it is hidden while the volume is mounted.
+	Over bool
+}
+
+// MountAt makes a volume appear at a path of the host, until UnmountAt. Mounted there already is success. When it fails,
+// nothing is left.
+func (s *Service) MountAt(ctx context.Context, h HostMount) error {
+	if err := ValidateName(h.Name); err != nil {
+		return err
+	}
+	path, err := s.checkPath(h.Path)
+	if err != nil {
+		return err
+	}
+	held, err := s.busy.Acquire(ctx, path, "mount of volume "+h.Name)
+	if err != nil {
+		return err
+	}
+	defer held.Release()
+	m, err := s.records.get(path)
+	if err != nil {
+		return err
+	}
+	fresh := m == nil
+	switch {
+	case fresh:
+		m = &record{Path: path, Namespace: h.Namespace, Name: h.Name, ReadOnly: h.ReadOnly, Since: time.Now().UTC().Truncate(time.Second)}
+		if err := checkDir(path, h.Over); err != nil {
+			return err
+		}
+	case m.Namespace != h.Namespace || m.Name != h.Name:
+		return refuse("%s is taken by volume %s/%s; unmount that first", path, m.Namespace, m.Name)
+	case m.ReadOnly != h.ReadOnly:
+		return refuse("volume %s is mounted at %s %s; unmount it first", h.Name, path, map[bool]string{true: "read-only", false: "writable"}[m.ReadOnly])
+	}
+	m.Leaving = false
+	if err := s.records.write(m); err != nil {
+		return err
+	}
+	source, err := s.Hold(ctx, m.Namespace, m.Name, m.caller())
+	if err == nil {
+		err = s.bind(m, source)
+	}
+	if err == nil || !fresh {
+		return err
+	}
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoWithin)
+	defer cancel()
+	if _, left := s.leave(undo, m.Namespace, ClaimName(m.Name), m.caller().is); left != nil {
+		// The next start finds a caller without a record, and takes it away.
+		s.log.Warn("a mount that failed is not undone", "volume", m.Name, "path", path, "error", left)
+	}
+	return errors.Join(err, s.records.remove(path))
+}
+
+func (m *record) caller() Caller { return Caller{By: Host, ID: m.Path} }
+
+// checkPath returns the path as the kernel shows it.
+func (s *Service) checkPath(path string) (string, error) {
+	if !filepath.IsAbs(path) || strings.ContainsAny(path, "\n\x00") {
+		return "", refuse("%q is not an absolute path", path)
+	}
+	path = filepath.Clean(path)
+	// What is there is followed; what is not will be made below it.
+	have, rest := path, ""
+	for {
+		real, err := filepath.EvalSymlinks(have)
+		if err == nil {
+			path = filepath.Join(real, rest)
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("%s: %w", path, err)
+		}
+		if _, dangling := os.Lstat(have); dangling == nil {
+			return "", refuse("%s is a symbolic link to nowhere", have)
+		}
+		rest, have = filepath.Join(filepath.Base(have), rest), filepath.Dir(have)
+	}
+	data := filepath.Dir(string(s.records))
+	switch {
+	case path == "/":
+		return "", refuse("a volume cannot be mounted over /")
+	case below(path, data), below(data, path):
+		return "", refuse("%s is in the way of the data directory %s; choose another place", path, data)
+	}
+	return path, nil
+}
+
+func below(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
+
+// checkDir refuses a place at which a mount would hide something.
+func checkDir(path string, over bool) error {
+	is, err := mountpoint.Is(path)
+	if err != nil {
+		return err
+	}
+	if is {
+		return refuse("something else is mounted at %s; unmount it, or choose another directory", path)
+	}
+	d, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // will be made
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	some, err := d.Readdirnames(1)
+	switch {
+	case err != nil && !errors.Is(err, io.EOF):
+		return refuse("%s is not a directory", path)
+	case len(some) > 0 && !over:
+		return refuse("%s is not empty (%s); the volume would hide what is in it; choose another directory, or say --over", path, some[0])
+	}
+	return nil
+}
+
+// bind makes the volume at source appear at the record's path. It appears there whole, with its flags, or not at all.
+func (s *Service) bind(m *record, source string) error {
+	shown, err := shownAt(source)
+	if err != nil {
+		return err
+	}
+	if shown == nil {
+		return fmt.Errorf("nothing is mounted at %s", source)
+	}
+	at, err := shownAt(m.Path)
+	if err != nil {
+		return err
+	}
+	if at != nil && *at == *shown {
+		return nil
+	}
+	if at != nil {
+		return refuse("something else is mounted at %s; unmount it", m.Path)
+	}
+	m.Mounted = shown
+	if err := s.records.write(m); err != nil {
+		return err
+	}
+	if err := boundary.Do("volume/make-mount-point", func() error { return os.MkdirAll(m.Path, 0o755) }); err != nil {
+		return err
+	}
+	return boundary.Do("volume/bind", func() error { return mountpoint.Bind(source, m.Path, m.ReadOnly, nil) })
+}
+
+// UnmountAt takes a volume away from a path of the host; false says that none was there. One that is in use stays, and
+// the error names its users.
+func (s *Service) UnmountAt(ctx context.Context, path string) (bool, error) {
+	path, err := s.checkPath(path)
+	if err != nil {
+		return false, err
+	}
+	held, err := s.busy.Acquire(ctx, path, "unmount")
+	if err != nil {
+		return false, err
+	}
+	defer held.Release()
+	m, err := s.records.get(path)
+	if m == nil || err != nil {
+		return false, err
+	}
+	m.Leaving = true
+	if err := s.records.write(m); err != nil {
+		return false, err
+	}
+	if err := m.unbind(); err != nil {
+		m.Leaving = false
+		return false, errors.Join(err, s.records.write(m))
+	}
+	if err := s.release(ctx, m.Namespace, m.Name, m.caller().is); err != nil {
+		return false, err
+	}
+	return true, s.records.remove(path)
+}
+
+// UnmountVolume takes a volume away from every path of the host at which it is. With force, every other caller is
+// forgotten as well: those that a killed container engine left. It refuses while a container really uses the volume.
+func (s *Service) UnmountVolume(ctx context.Context, namespace, name string, force bool) (unmounted int, err error) {
+	v, err := s.Get(ctx, namespace, name)
+	if err != nil {
+		return 0, err
+	}
+	if force && v.Path != "" {
+		users, err := s.containersWith(v.Path)
+		if err != nil {
+			return 0, err
+		}
+		if len(users) > 0 {
+			return 0, refuse("volume %s is in use by process %s; end it first", name, strings.Join(users, ", "))
+		}
+	}
+	all, err := s.records.all()
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range all {
+		if m.Namespace != namespace || m.Name != name {
+			continue
+		}
+		if _, err := s.UnmountAt(ctx, m.Path); err != nil {
+			return unmounted, err
+		}
+		unmounted++
+	}
+	if force {
+		return max(unmounted, len(v.Callers)), s.release(ctx, namespace, name, func(Caller) bool { return true })
+	}
+	return unmounted, nil
+}
+
+// Run brings back what was mounted on the host, finishes what a crash interrupted, and forgets callers that cannot be
+// there any more. It returns when everything is mounted, or ctx ends.
+func (s *Service) Run(ctx context.Context) error {
+	if err := os.MkdirAll(string(s.records), 0o700); err != nil {
+		return err
+	}
+	all, err := s.records.all()
+	if err != nil {
+		s.log.Error("records of mounts on the host", "error", err)
+	}
+	wanted := map[string]bool{}
+	for _, m := range all {
+		wanted[m.Path] = true
+	}
+	if err == nil { // else a caller of the unreadable record would be taken for one of nobody
+		s.forget(ctx, wanted)
+	}
+	s.mountAll(ctx, all)
+	return nil
+}
+
+func (s *Service) mountAll(ctx context.Context, all []*record) {
+	var work sync.WaitGroup
+	for _, m := range all {
+		work.Go(func() {
+			if err := s.resume(ctx, m); err != nil && ctx.Err() == nil {
+				s.log.Error("mount on the host", "volume", m.Namespace+"/"+m.Name, "path", m.Path, "error", err)
+			}
+		})
+	}
+	work.Wait()
+}
+
+// TakeDown unmounts what is mounted on the host from this instance, so that it can go down. While a process uses one of
+// the mounts, none is taken away.
+func (s *Service) TakeDown(ctx context.Context) error {
+	all, err := s.records.all()
+	if err != nil {
+		return err
+	}
+	for _, m := range all {
+		if users := mountpoint.Users(m.Path); len(users) > 0 && m.Mounted != nil {
+			return fmt.Errorf("%s (volume %s) is in use by process %s", m.Path, m.Name, strings.Join(users, ", "))
+		}
+	}
+	if err := TakeDown(filepath.Dir(string(s.records))); err != nil {
+		return errors.Join(err, s.Restore(ctx))
+	}
+	return nil
+}
+
+// restoreWithin bounds a Restore.
+const restoreWithin = 10 * time.Second
+
+// Restore mounts again what a TakeDown has unmounted, when the instance stays.
+func (s *Service) Restore(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), restoreWithin)
+	defer cancel()
+	all, err := s.records.all()
+	s.mountAll(limited, all)
+	return err
+}
+
+// forget takes away the callers of a former boot of the machine, whose containers have ended with it, and those for a
+// path of the host of which nobody knows.
+func (s *Service) forget(ctx context.Context, wanted map[string]bool) {
+	pods, err := s.client.CoreV1().Pods(corev1.NamespaceAll).List(ctx, metav1.ListOptions{LabelSelector: holderLabel + "=" + holderValue})
+	if err != nil {
+		s.log.Error("list mounts", "error", err)
+		return
+	}
+	past := func(c Caller) bool {
+		return c.By == Engine && c.Boot != "" && c.Boot != s.boot || c.By == Host && !wanted[c.ID]
+	}
+	for i := range pods.Items {
+		p := &pods.Items[i]
+		if _, err := s.leave(ctx, p.Namespace, p.Name, past); err != nil && ctx.Err() == nil {
+			s.log.Error("forget callers of a former boot", "pod", p.Namespace+"/"+p.Name, "error", err)
+		}
+	}
+}
+
+// resume mounts what a record wants, however long its volume takes, or finishes its unmount.
+func (s *Service) resume(ctx context.Context, m *record) error {
+	if m.Leaving {
+		_, err := s.UnmountAt(ctx, m.Path)
+		return err
+	}
+	c, err := s.claim(ctx, m.Namespace, m.Name)
+	if err != nil {
+		return err
+	}
+	pod, _, err := s.join(ctx, c, m.caller())
+	if err != nil {
+		return err
+	}
+	uid := pod.UID
+	pod, err = await(ctx, s.client.CoreV1().Pods(m.Namespace), pod.Name, pod, nil, func(p *corev1.Pod) (bool, error) {
+		if p == nil || p.UID != uid || p.DeletionTimestamp != nil {
+			return false, errors.New("its holder pod was deleted")
+		}
+		return ready(p), nil
+	})
+	if err != nil {
+		return err
+	}
+	held, err := s.busy.Acquire(ctx, m.Path, "mount of volume "+m.Name)
+	if err != nil {
+		return err
+	}
+	defer held.Release()
+	if m, err = s.records.get(m.Path); m == nil || m.Leaving || err != nil {
+		return err // unmounted meanwhile
+	}
+	source, err := pathIn(pod)
+	if err != nil {
+		return err
+	}
+	return s.bind(m, source)
+}
