@@ -11,4 +11,6 @@ func publishContext(readOnly bool) map[string]string {
 	return map[string]string{contextReadOnly: "true"}
 }
 
-func attachedReadOnly(publishContext map[string]string) bool { return publishContext[contextReadOnly] == "true" }
+func attachedReadOnly(publishContext map[string]string) bool {
+	return publishContext[contextReadOnly] == "true"
+}
