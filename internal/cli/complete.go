@@ -2,18 +2,55 @@ package cli
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"berth.io/berth/internal/why"
 )
 
 // completeWithin bounds what a press of the tab key may take.
 const completeWithin = 2 * time.Second
 
-func namespaceFlag(c *cobra.Command, namespace *string) {
-	c.Flags().StringVarP(namespace, "namespace", "n", metav1.NamespaceDefault, "namespace of the pod or claim")
+func (g *global) namespaceFlag(c *cobra.Command, namespace *string, of string) {
+	c.Flags().StringVarP(namespace, "namespace", "n", metav1.NamespaceDefault, "namespace of "+of)
+	_ = c.RegisterFlagCompletionFunc("namespace", g.completeNamespaces)
+}
+
+// completeNamespaces offers the names of the namespaces.
+func (g *global) completeNamespaces(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return g.names(c, func(ctx context.Context, client kubernetes.Interface) (names []string) {
+		list, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return nil
+		}
+		for _, o := range list.Items {
+			names = append(names, o.Name)
+		}
+		return names
+	})
+}
+
+// completeContainers offers the containers of the pod that the command line names.
+func (g *global) completeContainers(namespace *string) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return g.names(c, func(ctx context.Context, client kubernetes.Interface) (names []string) {
+			pod, err := client.CoreV1().Pods(*namespace).Get(ctx, podName(args[0]), metav1.GetOptions{})
+			if err != nil {
+				return nil
+			}
+			for _, o := range pod.Spec.Containers {
+				names = append(names, o.Name)
+			}
+			return names
+		})
+	}
 }
 
 // completePods offers the names of the pods.
@@ -35,11 +72,25 @@ func (g *global) completePods(namespace *string) cobra.CompletionFunc {
 	}
 }
 
-// completeTargets offers pvc/NAME, pod/NAME and pv/NAME.
+// completeTargets offers pvc/NAME, pod/NAME and pv/NAME, and after `pvc`, `pod` or `pv` the names.
 func (g *global) completeTargets(namespace *string) cobra.CompletionFunc {
 	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		if len(args) > 0 {
+		if len(args) > 1 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		if len(args) == 1 {
+			kind, err := why.ParseTarget(*namespace, args[0]+"/x")
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			all, directive := g.completeTargets(namespace)(c, nil, "")
+			var names []cobra.Completion
+			for _, target := range all {
+				if name, ok := strings.CutPrefix(target, string(kind.Kind)+"/"); ok {
+					names = append(names, name)
+				}
+			}
+			return names, directive
 		}
 		return g.names(c, func(ctx context.Context, client kubernetes.Interface) (names []string) {
 			if list, err := client.CoreV1().PersistentVolumeClaims(*namespace).List(ctx, metav1.ListOptions{}); err == nil {

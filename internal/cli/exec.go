@@ -1,18 +1,21 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
-	"berth.io/berth/internal/control"
 	"berth.io/berth/internal/node/holderexec"
 	"berth.io/berth/internal/standalone"
+	"berth.io/berth/internal/why"
 )
 
 func newExec(g *global) *cobra.Command {
@@ -47,12 +50,12 @@ volumes over them, nothing of it visible outside. The pod's own command is never
 			pod, err := client.CoreV1().Pods(namespace).Get(c.Context(), name, metav1.GetOptions{})
 			switch {
 			case apierrors.IsNotFound(err):
-				return fmt.Errorf("there is no pod %s in namespace %s", name, namespace)
+				return &why.ErrUnknown{Target: why.Target{Kind: why.Pod, Namespace: namespace, Name: name}, Near: nearPods(c.Context(), client, namespace, name)}
 			case err != nil:
 				return g.reached(c.Context(), fmt.Errorf("pod %s: %w", name, err))
 			}
 			var paths map[string]string
-			if err := control.NewClient(d.Control()).Get(c.Context(), standalone.PathPodPaths(pod.UID), &paths); err != nil {
+			if err := g.ask(c.Context(), standalone.PathPodPaths(pod.UID), &paths); err != nil {
 				return fmt.Errorf("where the volumes of pod %s are: %w", name, err)
 			}
 			spec, err := holderexec.SpecFor(pod, container, string(d), paths)
@@ -69,7 +72,7 @@ volumes over them, nothing of it visible outside. The pod's own command is never
 			return nil
 		},
 	}
-	namespaceFlag(c, &namespace)
+	g.namespaceFlag(c, &namespace, "the pod")
 	c.Flags().StringVarP(&container, "container", "c", "", "container whose volumeMounts are used (default: the first)")
 	// kubectl's -i and -t are habits of the hand: the command has this terminal or pipe in any case.
 	c.Flags().BoolP("stdin", "i", true, "taken as kubectl does; standard input is always passed on")
@@ -77,9 +80,20 @@ volumes over them, nothing of it visible outside. The pod's own command is never
 	_ = c.Flags().MarkHidden("stdin")
 	_ = c.Flags().MarkHidden("tty")
 	c.ValidArgsFunction = g.completePods(&namespace)
+	_ = c.RegisterFlagCompletionFunc("container", g.completeContainers(&namespace))
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return &exitError{exitUsage, fmt.Errorf("%w; put -- before the command: `berth exec POD -- COMMAND`", err)}
+	})
 	// What follows the pod's name is the command's, flags included.
 	c.Flags().SetInterspersed(true)
 	return c
+}
+
+// nearPods are the pods that may have been meant.
+func nearPods(ctx context.Context, client kubernetes.Interface, namespace, name string) []string {
+	return slices.DeleteFunc(why.Near(ctx, client, why.Target{Kind: why.Pod, Namespace: namespace, Name: name}), func(arg string) bool {
+		return !strings.Contains(arg, "pod/")
+	})
 }
 
 // podName takes kubectl's pod/NAME for NAME.

@@ -21,7 +21,7 @@ func newKubectl(g *global) *cobra.Command {
 		Use:   "kubectl ...",
 		Short: "kubectl, built in and pointed at the instance",
 		Long: `kubectl, built in and pointed at the instance of --data-dir. Every kubectl command and flag works; --data-dir
-goes to berth, all else to kubectl (environment: ` + EnvDataDir + `). Any other kubectl works as well, with --kubeconfig DIR/kubeconfig.`,
+(or the environment's ` + EnvDataDir + `) goes to berth, all else to kubectl. Any other kubectl works as well, with --kubeconfig DIR/kubeconfig.`,
 		Example: `  berth kubectl get pv,pvc,sc,volumeattachment
   berth kubectl apply -f examples/quickstart.yaml
   berth --data-dir /srv/berth kubectl describe pvc data`,
@@ -46,12 +46,14 @@ func runKubectl(g *global, args []string) error {
 		return err
 	}
 	if !hasFlag(args, "--kubeconfig") && asksTheAPI(args) {
-		if _, err := os.Stat(d.Kubeconfig()); err != nil {
-			if errors.Is(err, os.ErrNotExist) {
-				return fmt.Errorf("%s has no kubeconfig: %w; start one with `berth up`", d, control.ErrNotRunning)
-			}
-			return err
+		f, err := os.Open(d.Kubeconfig())
+		if errors.Is(err, os.ErrNotExist) {
+			err = control.ErrNotRunning
 		}
+		if err != nil {
+			return unreachable(d, err)
+		}
+		f.Close()
 		if err := os.Setenv("KUBECONFIG", d.Kubeconfig()); err != nil {
 			return err
 		}

@@ -20,14 +20,10 @@ directories of pods that are gone, attachments of volumes that are gone. On a he
 is removed.`,
 		Example: `  berth orphans
   berth orphans -o json`,
-		Args: usage(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			client, err := g.control()
-			if err != nil {
-				return err
-			}
 			found := []standalone.Orphan{}
-			if err := client.Get(c.Context(), standalone.PathOrphans, &found); err != nil {
+			if err := g.ask(c.Context(), standalone.PathOrphans, &found); err != nil {
 				return err
 			}
 			return out.write(c.OutOrStdout(), found, func(w io.Writer) error {

@@ -9,8 +9,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -59,11 +61,18 @@ func code(err error, stderr *os.File) int {
 	if err == nil {
 		return 0
 	}
-	if text := err.Error(); text != "" {
+	text := err.Error()
+	unknown := strings.HasPrefix(text, "unknown command ") // cobra has no type for it
+	if unknown {
+		text = strings.TrimRight(text, "\n") + "; see `berth --help`"
+	}
+	if text != "" {
 		fmt.Fprintln(stderr, "berth:", text)
 	}
 	var e *exitError
 	switch {
+	case unknown:
+		return exitUsage
 	case errors.As(err, &e):
 		return e.code
 	case errors.Is(err, control.ErrNotRunning):
@@ -106,15 +115,46 @@ func newRoot() *cobra.Command {
 }
 
 // dir resolves --data-dir.
-func (g *global) dir() (standalone.DataDir, error) { return standalone.Resolve(g.dataDir) }
+func (g *global) dir() (standalone.DataDir, error) {
+	if g.dataDir == "" { // an unset variable in a script; it would be the current directory
+		return "", &exitError{exitUsage, errors.New("--data-dir is empty; name the directory of the instance")}
+	}
+	d, err := standalone.Resolve(g.dataDir)
+	if err != nil {
+		return "", err
+	}
+	if fi, err := os.Stat(string(d)); err == nil && !fi.IsDir() {
+		return "", fmt.Errorf("--data-dir %s is not a directory", d)
+	}
+	return d, nil
+}
 
-// control speaks to the running instance.
-func (g *global) control() (*control.Client, error) {
+// ask puts a question to the running instance.
+func (g *global) ask(ctx context.Context, path string, answer any) error {
 	d, err := g.dir()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return control.NewClient(d.Control()), nil
+	return unreachable(d, control.NewClient(d.Control()).Get(ctx, path, answer))
+}
+
+// unreachable says what to do when an instance cannot be asked because it does not run or is another user's.
+func unreachable(d standalone.DataDir, err error) error {
+	switch {
+	case errors.Is(err, control.ErrNotRunning):
+		return fmt.Errorf("%s: %w; start one with `berth up%s`", d, control.ErrNotRunning, dataDirArg(d))
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("the instance in %s is another user's (%w); run this as root, for instance with sudo", d, fs.ErrPermission)
+	}
+	return err
+}
+
+// dataDirArg names the directory on a command line, where it is not the default one.
+func dataDirArg(d standalone.DataDir) string {
+	if d == standalone.DefaultDataDir {
+		return ""
+	}
+	return " --data-dir " + string(d)
 }
 
 // client speaks to the instance's API.
@@ -126,9 +166,9 @@ func (g *global) client() (kubernetes.Interface, error) {
 	cfg, err := clientcmd.BuildConfigFromFlags("", d.Kubeconfig())
 	if err != nil {
 		if os.IsNotExist(err) {
-			return nil, fmt.Errorf("%s: %w", d, control.ErrNotRunning)
+			err = control.ErrNotRunning
 		}
-		return nil, err
+		return nil, unreachable(d, err)
 	}
 	cfg.QPS = -1
 	return kubernetes.NewForConfig(cfg)
@@ -136,22 +176,16 @@ func (g *global) client() (kubernetes.Interface, error) {
 
 // reached says that nothing runs when that is why the API could not be asked.
 func (g *global) reached(ctx context.Context, err error) error {
-	client, dirErr := g.control()
-	if dirErr != nil {
-		return err
-	}
-	if asked := client.Get(ctx, standalone.PathHolders, &json.RawMessage{}); errors.Is(asked, control.ErrNotRunning) {
-		return fmt.Errorf("%s: %w; start it with `berth up`", g.dataDir, asked)
+	if asked := g.ask(ctx, standalone.PathHolders, &json.RawMessage{}); errors.Is(asked, control.ErrNotRunning) {
+		return asked
 	}
 	return err
 }
 
-// usage gives errors in the arguments their own exit code.
-func usage(v cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(c *cobra.Command, args []string) error {
-		if err := v(c, args); err != nil {
-			return &exitError{exitUsage, fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())}
-		}
-		return nil
+// noArgs is for commands that take flags alone.
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return &exitError{exitUsage, fmt.Errorf("%s takes no arguments, and was given %q; see `%[1]s --help`", c.CommandPath(), strings.Join(args, " "))}
 	}
+	return nil
 }

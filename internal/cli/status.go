@@ -16,17 +16,15 @@ func newStatus(g *global) *cobra.Command {
 		Use:   "status",
 		Short: "Show components, node, pools, drivers and volumes at a glance",
 		Long: `Show the instance at a glance: components, node, pools with their capacity, drivers, volumes, claims and pods by phase,
-the operations under way, and what needs attention. Exit code 3 when nothing is running.`,
+the operations under way, and what does not get on. A claim that waits for its first pod is counted as such: its class
+makes the volume where the pod runs. Exit code 3 when nothing is running.`,
 		Example: `  berth status
+  berth status --data-dir /srv/berth
   berth status -o json`,
-		Args: usage(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			client, err := g.control()
-			if err != nil {
-				return err
-			}
 			var s why.Status
-			if err := client.Get(c.Context(), standalone.PathStatus, &s); err != nil {
+			if err := g.ask(c.Context(), standalone.PathStatus, &s); err != nil {
 				return err
 			}
 			return out.write(c.OutOrStdout(), s, func(w io.Writer) error { return s.WriteText(w, why.TextOptions{Color: isTerminal(w)}) })

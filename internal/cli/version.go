@@ -12,7 +12,7 @@ func newVersion() *cobra.Command {
 		Use:     "version",
 		Short:   "Print the version",
 		Example: "  berth version",
-		Args:    usage(cobra.NoArgs),
+		Args:    noArgs,
 		Run: func(c *cobra.Command, _ []string) {
 			fmt.Fprintf(c.OutOrStdout(), "berth %s %s/%s %s\n", Version, runtime.GOOS, runtime.GOARCH, runtime.Version())
 		},

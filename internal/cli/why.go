@@ -2,7 +2,6 @@ package cli
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 
@@ -21,8 +20,11 @@ func newWhy(g *global) *cobra.Command {
 		Use:   "why pvc/NAME | pod/NAME | pv/NAME",
 		Short: "Tell the journey of a volume: what happened, what it waits for, and what to do",
 		Long: `Tell the journey of a volume as a timeline: claimed, matched or provisioned, scheduled, attached, staged, published, with
-durations; what it waits for now, since when and who holds it; the last error in plain words, and what to do.`,
+durations; what it waits for now, since when and who holds it; the last error in plain words, and what to do.
+
+A name alone is a claim's. What is gone is told from the journal, as far as it goes back.`,
 		Example: `  berth why pvc/quickstart
+  berth why quickstart                       # the same
   berth why -n shop pod/db-0
   berth why pv/pvc-1c0f9a6e -o json`,
 		Args: func(c *cobra.Command, args []string) error {
@@ -46,13 +48,13 @@ durations; what it waits for now, since when and who holds it; the last error in
 			}
 			s := why.Sources{Client: client, Read: func(f trace.Filter) ([]trace.Entry, error) { return trace.Read(d.Journal(), f) }}
 			// Another instance's API can be asked without its control socket; then the operations under way are not known.
-			asked := control.NewClient(d.Control()).Get(c.Context(), standalone.PathHolders, &s.Holders)
+			asked := g.ask(c.Context(), standalone.PathHolders, &s.Holders)
 			if asked != nil && !errors.Is(asked, control.ErrNotRunning) {
 				return asked
 			}
 			j, err := why.Explain(c.Context(), s, target)
 			if err != nil && asked != nil {
-				return fmt.Errorf("%s: %w; start it with `berth up`", d, asked)
+				return asked
 			}
 			if err != nil {
 				return err
@@ -60,7 +62,7 @@ durations; what it waits for now, since when and who holds it; the last error in
 			return out.write(c.OutOrStdout(), j, func(w io.Writer) error { return j.WriteText(w, why.TextOptions{Color: isTerminal(w)}) })
 		},
 	}
-	namespaceFlag(c, &namespace)
+	g.namespaceFlag(c, &namespace, "the claim or pod")
 	out = outputFlag(c)
 	c.ValidArgsFunction = g.completeTargets(&namespace)
 	return c

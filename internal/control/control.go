@@ -24,6 +24,9 @@ import (
 // ErrNotRunning says that no `berth up` answers on the socket.
 var ErrNotRunning = errors.New("no `berth up` is running on this data directory")
 
+// ErrOtherVersion says that a `berth up` runs and does not know the question, or answers it in another form.
+var ErrOtherVersion = errors.New("the running `berth up` is of another version and does not understand this; restart it with this one (volumes stay mounted), or use the berth that it was started with")
+
 // Server answers on a unix socket.
 type Server struct {
 	mux  *http.ServeMux
@@ -130,11 +133,17 @@ func (c *Client) do(ctx context.Context, method, path string, v any) error {
 	if err != nil {
 		return err
 	}
+	if resp.StatusCode == http.StatusNotFound {
+		return ErrOtherVersion
+	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s", strings.TrimSpace(string(bytes.TrimSpace(body))))
 	}
 	if v == nil {
 		return nil
 	}
-	return json.Unmarshal(body, v)
+	if err := json.Unmarshal(body, v); err != nil {
+		return fmt.Errorf("%w (%v)", ErrOtherVersion, err)
+	}
+	return nil
 }
