@@ -16,6 +16,7 @@ import (
 
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/plugin"
+	"berth.io/berth/internal/plugin/fsgroup"
 )
 
 // Publish calls NodePublishVolume, and applies the pod's fsGroup where the driver leaves that to the node.
@@ -45,7 +46,7 @@ func (p *Plugin) Publish(ctx context.Context, r plugin.PublishRequest) (plugin.P
 		return plugin.Published{}, err
 	}
 	if !q.caps.mountGroup && p.appliesFSGroup(v, q, r.FSGroup) {
-		if err := applyFSGroup(ctx, target, *r.FSGroup, changePolicy(v.Pod)); err != nil {
+		if err := applyFSGroup(ctx, target, *r.FSGroup, fsgroup.Policy(v.Pod)); err != nil {
 			// It is mounted, and useless to the pod: it must be unmounted in the end.
 			return plugin.Published{}, fmt.Errorf("give %s to group %d: %w: %w", target, *r.FSGroup, err, plugin.ErrUncertain)
 		}

@@ -1,10 +1,8 @@
 package csi
 
 import (
-	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +17,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"berth.io/berth/internal/plugin"
+	"berth.io/berth/internal/plugin/fsgroup"
 )
 
 // Secrets and tokens reach the driver and nobody else.
@@ -154,7 +153,7 @@ func TestFSGroup(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := rootMatches(published.Path, group); got != c.applied {
+			if got := fsgroup.Matches(published.Path, group, fsgroup.ReadWrite); got != c.applied {
 				t.Errorf("applied: %v", got)
 			}
 			said := s.last["NodePublishVolume"].(*csipb.NodePublishVolumeRequest).VolumeCapability.GetMount().GetVolumeMountGroup()
@@ -162,19 +161,6 @@ func TestFSGroup(t *testing.T) {
 				t.Errorf("told the driver %q", said)
 			}
 		})
-	}
-}
-
-// A chown that is cut short leaves the root for last, so that OnRootMismatch starts again.
-func TestFSGroupCutShort(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, "a/b"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := changeGroup(ctx, dir, int64(os.Getgid())); !errors.Is(err, context.Canceled) || rootMatches(dir, int64(os.Getgid())) {
-		t.Errorf("error %v", err)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/plugin"
+	"berth.io/berth/internal/plugin/fsgroup"
 	"berth.io/berth/internal/plugin/intree/removal"
 )
 
@@ -41,7 +42,7 @@ func (*emptyDir) UniqueName(v *plugin.Volume) (v1.UniqueVolumeName, error) {
 
 // Publish makes the directory. A ready mark beside the volume (upstream's place for it) tells a finished volume, whose
 // mode and owner are now the pod's affair, from one that a crash left half-made.
-func (e *emptyDir) Publish(_ context.Context, r plugin.PublishRequest) (plugin.Published, error) {
+func (e *emptyDir) Publish(ctx context.Context, r plugin.PublishRequest) (plugin.Published, error) {
 	uid, name := r.Volume.Pod.UID, r.Volume.SpecName()
 	dir := e.volumeDir(uid, emptyDirName, name)
 	ready := e.readyMark(uid, name)
@@ -59,7 +60,7 @@ func (e *emptyDir) Publish(_ context.Context, r plugin.PublishRequest) (plugin.P
 	if err := e.makeVolume(dir, m, options, mounted && on == m); err != nil {
 		return plugin.Published{}, fmt.Errorf("emptyDir %q: %w", name, err)
 	}
-	if err := ownVolume(dir, r.FSGroup, nil, readWrite); err != nil {
+	if err := ownVolume(ctx, dir, r.FSGroup, v1.FSGroupChangeAlways, fsgroup.ReadWrite); err != nil {
 		return plugin.Published{}, fmt.Errorf("emptyDir %q: %w", name, err)
 	}
 	err = boundary.Do("intree/mark-ready", func() error {

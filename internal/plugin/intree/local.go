@@ -12,6 +12,7 @@ import (
 
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/plugin"
+	"berth.io/berth/internal/plugin/fsgroup"
 	"berth.io/berth/internal/plugin/intree/removal"
 )
 
@@ -112,7 +113,7 @@ func (l *local) Unstage(_ context.Context, r plugin.UnstageRequest) error {
 }
 
 // Publish bind-mounts the directory, or the staged filesystem; a raw device becomes a link, as in a kubelet's volumeDevices.
-func (l *local) Publish(_ context.Context, r plugin.PublishRequest) (plugin.Published, error) {
+func (l *local) Publish(ctx context.Context, r plugin.PublishRequest) (plugin.Published, error) {
 	device, err := kindOf(r.Volume)
 	if err != nil {
 		return plugin.Published{}, err
@@ -143,11 +144,7 @@ func (l *local) Publish(_ context.Context, r plugin.PublishRequest) (plugin.Publ
 		return plugin.Published{}, errors.Join(fmt.Errorf("local volume %s: %w", pv.Name, err), removal.EmptyDirs(dir))
 	}
 	if !r.Volume.ReadOnly {
-		var policy *v1.PodFSGroupChangePolicy
-		if sc := r.Volume.Pod.Spec.SecurityContext; sc != nil {
-			policy = sc.FSGroupChangePolicy
-		}
-		if err := ownVolume(dir, r.FSGroup, policy, readWrite); err != nil {
+		if err := ownVolume(ctx, dir, r.FSGroup, fsgroup.Policy(r.Volume.Pod), fsgroup.ReadWrite); err != nil {
 			return plugin.Published{}, errors.Join(fmt.Errorf("local volume %s: %w", pv.Name, err), l.unbind(dir))
 		}
 	}

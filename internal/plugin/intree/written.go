@@ -14,6 +14,7 @@ import (
 
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/plugin"
+	"berth.io/berth/internal/plugin/fsgroup"
 )
 
 // written serves the volumes whose files the node writes from the API: configMap, secret, downwardAPI, projected.
@@ -52,14 +53,14 @@ func (w *written) Publish(ctx context.Context, r plugin.PublishRequest) (plugin.
 		return plugin.Published{}, err // it names the object; the caller names the volume
 	}
 	dir := w.volumeDir(r.Volume.Pod.UID, w.name, r.Volume.SpecName())
-	if err := w.show(dir, files, r); err != nil {
+	if err := w.show(ctx, dir, files, r); err != nil {
 		return plugin.Published{}, fmt.Errorf("write the files of the volume: %w", err)
 	}
 	return plugin.Published{Path: dir}, nil
 }
 
 // show makes the directory show files. A first publish that fails leaves nothing behind.
-func (w *written) show(dir string, files payload, r plugin.PublishRequest) (err error) {
+func (w *written) show(ctx context.Context, dir string, files payload, r plugin.PublishRequest) (err error) {
 	m, options := onDisk, []string(nil)
 	if w.memory {
 		m, options = onMemory, tmpfsSize(w.opts.Allocatable(), r.Volume.Pod, nil)
@@ -84,7 +85,9 @@ func (w *written) show(dir string, files payload, r plugin.PublishRequest) (err 
 			return err
 		}
 	}
-	return files.write(dir, func(dir string) error { return ownVolume(dir, r.FSGroup, nil, readOnly) })
+	return files.write(dir, func(dir string) error {
+		return ownVolume(ctx, dir, r.FSGroup, v1.FSGroupChangeAlways, fsgroup.ReadOnly)
+	})
 }
 
 func (w *written) Unpublish(_ context.Context, r plugin.UnpublishRequest) error {
