@@ -23,6 +23,7 @@ import (
 // github.com/kubernetes-csi/external-snapshotter/client (see go generate below), the rest is ours.
 //
 //go:generate sh -c "cp $(go list -m -f '{{.Dir}}' github.com/kubernetes-csi/external-snapshotter/client/v8)/config/crd/*snapshot*.yaml manifests/ && chmod 644 manifests/*.yaml"
+//go:generate sh -c "cp $(go list -m -f '{{.Dir}}' github.com/kubernetes-csi/external-snapshot-metadata/client)/config/crd/*.yaml manifests/ && chmod 644 manifests/*.yaml"
 //go:embed manifests/*.yaml
 var manifests embed.FS
 
@@ -128,7 +129,8 @@ func install(ctx context.Context, a *applier, files map[string][]byte, first boo
 	return nil
 }
 
-func isDefinition(file string) bool { return strings.Contains(file, "snapshot.storage.k8s.io_") }
+// isDefinition goes by the name that controller-gen gives: GROUP_PLURAL.yaml.
+func isDefinition(file string) bool { return strings.Contains(file, ".io_") }
 
 // remember writes one key of the ConfigMap, making it when it has no resourceVersion yet.
 func remember(ctx context.Context, client kubernetes.Interface, cm *corev1.ConfigMap, key, value string) (*corev1.ConfigMap, error) {

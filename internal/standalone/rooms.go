@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	cbtclient "github.com/kubernetes-csi/external-snapshot-metadata/client/clientset/versioned"
 	snapclient "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
 	snapfactory "github.com/kubernetes-csi/external-snapshotter/client/v8/informers/externalversions"
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,6 +35,7 @@ import (
 	"berth.io/berth/internal/plugin/intree"
 	"berth.io/berth/internal/provision"
 	"berth.io/berth/internal/schedule"
+	"berth.io/berth/internal/snapshotmetadata"
 	"berth.io/berth/internal/trace"
 )
 
@@ -57,8 +59,9 @@ type rooms struct {
 	mount     *mount.Manager
 	volumes   *intree.Volumes
 	agent     *node.Agent
-	block     *driver.Driver    // nil in a bare instance
-	registrar *registrar.Server // nil in a bare instance
+	metadata  *snapshotmetadata.Server // nil when it is off
+	block     *driver.Driver           // nil in a bare instance
+	registrar *registrar.Server        // nil in a bare instance
 
 	registered sync.Once
 	usable     chan struct{} // closed when the block driver has registered
@@ -74,7 +77,7 @@ func (in *instance) newRooms() (r *rooms, err error) {
 	}
 	r.events = record.NewBroadcaster()
 	r.informers = informers.NewSharedInformerFactoryWithOptions(in.client, 0, informers.WithTransform(withoutManagedFields))
-	for _, make := range []func() error{r.makeDriver, r.makePlugins, r.makeControllers, r.makeProvision, r.makeNode, r.watchPublished} {
+	for _, make := range []func() error{r.makeDriver, r.makePlugins, r.makeControllers, r.makeProvision, r.makeMetadata, r.makeNode, r.watchPublished} {
 		if err := make(); err != nil {
 			return nil, errors.Join(err, r.journal.Close())
 		}
@@ -185,6 +188,24 @@ func (r *rooms) makeProvision() error {
 	return nil
 }
 
+// makeMetadata makes the server that tells backup programs which blocks have changed.
+func (r *rooms) makeMetadata() error {
+	in := r.in
+	if in.SnapshotMetadata == Off {
+		return nil
+	}
+	snaps, err := snapclient.NewForConfig(in.config)
+	if err != nil {
+		return err
+	}
+	services, err := cbtclient.NewForConfig(in.config)
+	if err != nil {
+		return err
+	}
+	r.metadata, err = snapshotmetadata.New(snapshotmetadata.Options{Client: in.client, Snap: snaps, Services: services, Listen: in.SnapshotMetadata, Log: in.log})
+	return err
+}
+
 func (r *rooms) makeNode() (err error) {
 	in := r.in
 	r.agent, err = node.New(node.Options{
@@ -201,11 +222,21 @@ func (r *rooms) onDriver(name, endpoint string, up bool) {
 	}
 	if !up {
 		r.provision.RemoveDriver(name)
+		if r.metadata != nil {
+			r.metadata.RemoveDriver(name)
+		}
 		return
 	}
-	d := provision.Driver{Name: name, Endpoint: endpoint}
-	if err := r.provision.AddDriver(context.Background(), d); err != nil {
+	r.addController(context.Background(), name, endpoint)
+}
+
+// addController gives a driver's controller service its roles.
+func (r *rooms) addController(ctx context.Context, name, endpoint string) {
+	if err := r.provision.AddDriver(ctx, provision.Driver{Name: name, Endpoint: endpoint}); err != nil {
 		r.in.log.Error("driver without provision roles", "driver", name, "error", err)
+	}
+	if r.metadata != nil {
+		r.metadata.AddDriver(name, endpoint)
 	}
 }
 
@@ -228,9 +259,7 @@ func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
 		})
 	}
 	for name, socket := range r.in.CSIAddress {
-		if err := r.provision.AddDriver(ctx, provision.Driver{Name: name, Endpoint: socket}); err != nil {
-			r.in.log.Error("driver without provision roles", "driver", name, "error", err)
-		}
+		r.addController(ctx, name, socket)
 	}
 	if r.block != nil {
 		run(lower, &drivers, "driver", r.block.Run)
@@ -249,6 +278,9 @@ func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
 	}
 	run(ctx, &callers, "schedule", r.schedule.Run)
 	run(ctx, &callers, "provision", r.provision.Run)
+	if r.metadata != nil {
+		run(ctx, &callers, "snapshot metadata", r.metadata.Run)
+	}
 	run(ctx, &callers, "mount", r.mount.Run)
 	run(ctx, &callers, "pod volumes", r.volumes.Run)
 	run(ctx, &callers, "node", r.agent.Run)

@@ -27,6 +27,9 @@ const (
 	ControllersUpstream = "upstream"
 )
 
+// Off in place of an address: the service does not run.
+const Off = "off"
+
 // Options are the flags of `berth up`.
 type Options struct {
 	DataDir     string
@@ -38,9 +41,12 @@ type Options struct {
 	NodeName    string
 	HTTP        string            // ADDR:PORT for /healthz, /readyz, /metrics; empty: the control socket only
 	CSIAddress  map[string]string // driver → socket of its controller service, where that is not the node's socket
-	LogLevel    slog.Level
-	Version     string
-	Out         io.Writer // progress, for a person
+	// SnapshotMetadata is ADDR:PORT for the service that tells which blocks of a snapshot have changed; empty: a free port of
+	// 127.0.0.1, Off: no such service.
+	SnapshotMetadata string
+	LogLevel         slog.Level
+	Version          string
+	Out              io.Writer // progress, for a person
 	// Bare leaves out the pool, our own driver and its classes: an instance for a driver that comes from outside. It
 	// needs no more rights than that driver's mounts do.
 	Bare bool
@@ -66,6 +72,11 @@ func (o *Options) Validate() error {
 	if o.HTTP != "" {
 		if _, _, err := net.SplitHostPort(o.HTTP); err != nil {
 			return fmt.Errorf("--http-endpoint %q is not ADDR:PORT", o.HTTP)
+		}
+	}
+	if o.SnapshotMetadata != "" && o.SnapshotMetadata != Off {
+		if _, _, err := net.SplitHostPort(o.SnapshotMetadata); err != nil {
+			return fmt.Errorf("--snapshot-metadata %q is neither ADDR:PORT nor %s", o.SnapshotMetadata, Off)
 		}
 	}
 	for name, socket := range o.CSIAddress {
