@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"log/slog"
 
 	"github.com/spf13/cobra"
 
@@ -23,13 +22,21 @@ Several instances run side by side, each with its own --data-dir.`,
 		Example: `  berth up
   berth up --data-dir /srv/berth --pool-size 50Gi --apply examples/quickstart.yaml
   berth up --pool-device /dev/nvme1n1 --http-endpoint 127.0.0.1:9808
+  berth up --data-dir /srv/other             # a second instance beside the first
   berth up --controllers upstream            # upstream's volume controllers, to compare with`,
-		Args: usage(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := o.LogLevel.UnmarshalText([]byte(level)); err != nil {
 				return &exitError{exitUsage, fmt.Errorf("--log-level %q: want debug, info, warn or error", level)}
 			}
-			o.DataDir, o.Version, o.Out = g.dataDir, Version, c.OutOrStdout()
+			d, err := g.dir()
+			if err != nil {
+				return err
+			}
+			o.DataDir, o.Version, o.Out = string(d), Version, c.OutOrStdout()
+			if err := o.Validate(); err != nil {
+				return &exitError{exitUsage, err}
+			}
 			return standalone.Up(c.Context(), o)
 		},
 	}
@@ -43,7 +50,7 @@ Several instances run side by side, each with its own --data-dir.`,
 	f.StringVar(&o.HTTP, "http-endpoint", "", "ADDR:PORT that serves /healthz, /readyz and /metrics (default: the control socket only)")
 	f.StringToStringVar(&o.CSIAddress, "csi-address", nil, "DRIVER=SOCKET: where the controller service of a driver is, when it is not on its node socket; repeatable")
 	f.StringVar(&o.SnapshotMetadata, "snapshot-metadata", "", "ADDR:PORT of the service that tells backup programs which blocks of a snapshot have changed, or off (default: a free port of 127.0.0.1)")
-	f.StringVar(&level, "log-level", slog.LevelInfo.String(), "debug, info, warn or error; logs are in log/ of the data directory")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error; logs are in log/ of the data directory")
 	f.BoolVar(&o.Bare, "bare", false, "no pool and no driver of our own: for `berth try`, which brings a driver")
 	_ = f.MarkHidden("bare")
 	_ = c.MarkFlagFilename("apply", "yaml", "yml", "json")
