@@ -102,11 +102,19 @@ func (m *Manager) inUse() []v1.UniqueVolumeName {
 			want = append(want, name)
 		}
 	}
-	if !m.complete {
+	if !m.complete && m.node != nil {
 		want = append(want, m.node.Status.VolumesInUse...)
 	}
 	slices.Sort(want)
 	return slices.Compact(want)
+}
+
+// VolumesInUse is what node.status.volumesInUse must say now. Whoever makes the Node puts it in (as the kubelet does): a Node
+// that is made again without it would let volumes be detached that are mounted here.
+func (m *Manager) VolumesInUse() []v1.UniqueVolumeName {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.inUse()
 }
 
 func (m *Manager) reportedNow(names []v1.UniqueVolumeName) {

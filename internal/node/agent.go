@@ -50,6 +50,7 @@ type Mounts interface {
 	PodsComplete()
 	Status(uid types.UID) mount.PodStatus
 	Refresh(podUID types.UID, volumeName string)
+	VolumesInUse() []v1.UniqueVolumeName
 }
 
 // Drivers is the table of CSI drivers (csi.Drivers).

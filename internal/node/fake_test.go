@@ -30,6 +30,7 @@ type fakeMounts struct {
 	mounted  map[types.UID]bool
 	held     map[types.UID]bool // unmount does not happen
 	waiting  string
+	inUse    []v1.UniqueVolumeName
 	onChange func(types.UID)
 }
 
@@ -90,6 +91,12 @@ func (f *fakeMounts) Status(uid types.UID) mount.PodStatus {
 }
 
 func (f *fakeMounts) Refresh(types.UID, string) {}
+
+func (f *fakeMounts) VolumesInUse() []v1.UniqueVolumeName {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.inUse
+}
 
 func (f *fakeMounts) mount(uid types.UID) {
 	f.mu.Lock()

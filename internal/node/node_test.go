@@ -9,6 +9,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 func TestNodeLeaseAndCSINodeAreMade(t *testing.T) {
@@ -59,6 +60,40 @@ func TestNodeIsAdopted(t *testing.T) {
 			return "node " + node.String()
 		}
 		return ""
+	})
+}
+
+// Somebody deletes the Node of a live machine: the one that is made again says from its first moment which volumes are in use.
+func TestNodeIsMadeAgainWithItsVolumesInUse(t *testing.T) {
+	r := start(t)
+	nodes := r.client.CoreV1().Nodes()
+	r.eventually(func() string {
+		if _, err := nodes.Get(t.Context(), "node-1", metav1.GetOptions{}); err != nil {
+			return err.Error()
+		}
+		// The fake API loses what happens between an informer's list and its watch.
+		for _, a := range r.client.Actions() {
+			if a.Matches("watch", "nodes") {
+				return ""
+			}
+		}
+		return "the nodes are not watched yet"
+	})
+	r.mounts.mu.Lock()
+	r.mounts.inUse = []v1.UniqueVolumeName{"kubernetes.io/csi/d^v"}
+	r.mounts.mu.Unlock()
+	if err := nodes.Delete(t.Context(), "node-1", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually(func() string {
+		for _, a := range r.client.Actions() {
+			if c, ok := a.(clienttesting.CreateAction); ok && a.GetResource().Resource == "nodes" {
+				if node := c.GetObject().(*v1.Node); len(node.Status.VolumesInUse) == 1 {
+					return ""
+				}
+			}
+		}
+		return "no Node was made with the volumes in use"
 	})
 }
 

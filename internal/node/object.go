@@ -134,6 +134,8 @@ func (n *nodeObject) ensure(ctx context.Context) (*v1.Node, error) {
 	old, err := nodes.Get(ctx, n.opts.Node, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		node := n.describe(&v1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.opts.Node}})
+		// The mount room keeps it from now on. Until its first patch an empty list would let mounted volumes be detached.
+		node.Status.VolumesInUse = n.opts.Mount.VolumesInUse()
 		err = boundary.Do("node/create-node", func() error {
 			node, err = nodes.Create(ctx, node, metav1.CreateOptions{})
 			return err
