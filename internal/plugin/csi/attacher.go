@@ -221,6 +221,15 @@ func (m *detachMemory) gone(va *storagev1.VolumeAttachment) {
 	delete(m.pending, va.Name)
 }
 
+// shownGone: the informer is not behind any more.
+func (m *detachMemory) shownGone(va *storagev1.VolumeAttachment) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stale[va.Name] == va.UID {
+		delete(m.stale, va.Name)
+	}
+}
+
 func (m *detachMemory) isGone(va *storagev1.VolumeAttachment) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

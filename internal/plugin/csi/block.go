@@ -63,6 +63,7 @@ func (p *Plugin) publishBlock(ctx context.Context, r plugin.PublishRequest, q *p
 
 // unpublishBlock goes the other way; the symlink goes last, so that a crash anywhere before leaves it to be found.
 func (p *Plugin) unpublishBlock(ctx context.Context, r plugin.UnpublishRequest) error {
+	defer p.tokens.forget(r.PodUID)
 	target, link, mapped := p.paths.blockTarget(r.PodUID, r.SpecName), p.paths.blockLink(r.PodUID, r.SpecName), p.paths.blockMap(r.PodUID, r.SpecName)
 	if err := boundary.Do("csi/unmap-block-target", func() error { return unmountFile(mapped) }); err != nil {
 		return fmt.Errorf("unmap %s: %w", mapped, err)
@@ -80,7 +81,6 @@ func (p *Plugin) unpublishBlock(ctx context.Context, r plugin.UnpublishRequest) 
 	if err := p.removeBlockTarget(target, link); err != nil {
 		return fmt.Errorf("driver %s says that it has unpublished, but: %w", data.DriverName, err)
 	}
-	p.tokens.forget(r.PodUID)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 )
 
 // publishContext is what the attach handed to the node, and the VolumeAttachment that it came from.
@@ -51,10 +52,22 @@ func (p *Plugin) publishContext(ctx context.Context, driver, handle string, fres
 	return va.Status.AttachmentMetadata, nil
 }
 
-func (p *Plugin) forgetPublishContext(attachment string) {
+// attachmentGone forgets what was remembered of an attachment that is there no more: of drivers that do not stage nothing else
+// tells that its context was read for the last time.
+func (p *Plugin) attachmentGone(obj any) {
+	if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = last.Obj
+	}
+	va, ok := obj.(*storagev1.VolumeAttachment)
+	if !ok {
+		return
+	}
 	p.mu.Lock()
-	delete(p.contexts, attachment)
+	if p.contexts[va.Name].uid == va.UID {
+		delete(p.contexts, va.Name)
+	}
 	p.mu.Unlock()
+	p.detach.shownGone(va)
 }
 
 // attachRequired as upstream's skipAttach: a driver without a CSIDriver object is attached.

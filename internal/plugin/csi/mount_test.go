@@ -258,6 +258,37 @@ func TestPublishContext(t *testing.T) {
 	}
 }
 
+// What is remembered of attachments ends with them, also for a driver that does not stage.
+func TestAttachmentsAreForgotten(t *testing.T) {
+	va := &storagev1.VolumeAttachment{
+		ObjectMeta: metav1.ObjectMeta{Name: attachmentName("handle/1", testDriver, testNode), UID: "one"},
+		Status:     storagev1.VolumeAttachmentStatus{Attached: true},
+	}
+	p, client := newPlugin(t, serve(t), DriversOptions{}, va)
+	if _, err := p.Publish(t.Context(), plugin.PublishRequest{Volume: testVolume()}); err != nil {
+		t.Fatal(err)
+	}
+	p.detach.gone(va)
+	remembered := func() int {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.detach.mu.Lock()
+		defer p.detach.mu.Unlock()
+		return len(p.contexts) + len(p.detach.stale)
+	}
+	if n := remembered(); n != 2 {
+		t.Fatalf("%d remembered", n)
+	}
+	if err := client.StorageV1().VolumeAttachments().Delete(t.Context(), va.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); remembered() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d remembered after the attachment", remembered())
+		}
+	}
+}
+
 // A crash leaves directories without volume data: they are listed without a name, and Unstage removes them with no driver.
 func TestStagedWithoutVolumeData(t *testing.T) {
 	p, _ := newPlugin(t, nil, DriversOptions{})

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	storagelisters "k8s.io/client-go/listers/storage/v1"
+	"k8s.io/client-go/tools/cache"
 
 	"berth.io/berth/internal/plugin"
 )
@@ -58,7 +59,7 @@ type Plugin struct {
 	detach detachMemory
 
 	mu sync.Mutex
-	// contexts are publish contexts read live, by the name of their VolumeAttachment.
+	// contexts are publish contexts read live, by the name of their VolumeAttachment, as long as that is there.
 	contexts map[string]publishContext
 }
 
@@ -99,6 +100,9 @@ func New(o Options) (*Plugin, error) {
 		drivers.Informer()
 		attachments.Informer()
 		volumes.Informer()
+		if _, err := attachments.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: p.attachmentGone}); err != nil {
+			return nil, fmt.Errorf("csi plugin: watch attachments: %w", err)
+		}
 		p.csiDrivers, p.attachments, p.volumes = drivers.Lister(), attachments.Lister(), volumes.Lister()
 	}
 	return p, nil

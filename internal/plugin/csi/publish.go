@@ -154,6 +154,7 @@ func (p *Plugin) Unpublish(ctx context.Context, r plugin.UnpublishRequest) error
 	if r.Mode == v1.PersistentVolumeBlock {
 		return p.unpublishBlock(ctx, r)
 	}
+	defer p.tokens.forget(r.PodUID) // another volume of the pod asks for new ones
 	target := p.paths.target(r.PodUID, r.SpecName)
 	data, err := loadVolumeData(filepath.Dir(target))
 	if errors.Is(err, os.ErrNotExist) {
@@ -168,7 +169,6 @@ func (p *Plugin) Unpublish(ctx context.Context, r plugin.UnpublishRequest) error
 	if err := removeMountDir(target); err != nil {
 		return fmt.Errorf("driver %s says that it has unpublished, but: %w", data.DriverName, err)
 	}
-	p.tokens.forget(r.PodUID)
 	return nil
 }
 

@@ -140,11 +140,7 @@ func (p *Plugin) Unstage(ctx context.Context, r plugin.UnstageRequest) error {
 			return err
 		}
 	}
-	if err := p.removeStaged(path); err != nil {
-		return err
-	}
-	p.forgetPublishContext(data.AttachmentID)
-	return nil
+	return p.removeStaged(path)
 }
 
 func (p *Plugin) removeStaged(path string) error {
