@@ -61,8 +61,8 @@ func (m *Manager) expand(v *volume, u *use) {
 }
 
 func (m *Manager) expandFailed(u *use, claim *v1.PersistentVolumeClaim, err error) {
-	m.resizeEvent(u, v1.EventTypeWarning, eventFSResizeFailed, "MountVolume.NodeExpandVolume failed for volume %q : %v", u.specName, err)
-	m.opts.Events.Eventf(claim, v1.EventTypeWarning, eventResizeFailed, "volume %q could not be expanded on node %s: %v", u.specName, m.opts.Node, err)
+	m.resizeEvent(u, v1.EventTypeWarning, eventFSResizeFailed, "MountVolume.NodeExpandVolume failed for volume %q : %s", u.specName, stable(err))
+	m.opts.Events.Eventf(claim, v1.EventTypeWarning, eventResizeFailed, "volume %q could not be expanded on node %s: %s", u.specName, m.opts.Node, stable(err))
 	m.log.Warn("expand", "volume", u.specName, "pod", podName(u), "err", err)
 	m.changed(u.pod)
 }

@@ -2,6 +2,7 @@ package mount
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -381,12 +382,29 @@ func TestTeardownKeepsWhatLivesInThePodsDirectory(t *testing.T) {
 	}
 }
 
+// Each try has another loop device: the events must not differ for that, or nobody counts them as one.
+func TestEventsOfTheSameFailureAreTheSame(t *testing.T) {
+	r := newRig(t, volumes(1))
+	r.plugin.fail("stage pv-1", errors.New("mount /dev/loop3 (ext4): bad superblock"), errors.New("mount /dev/loop14 (ext4): bad superblock"))
+	r.manager.PodsComplete()
+	r.attach("pv-1")
+	r.manager.SetPod(pod("pod-1", "claim-1"))
+	r.untilMounted("pod-1")
+	first, second := <-r.events.Events, <-r.events.Events
+	if first != second || !strings.Contains(first, "FailedMount") || !strings.Contains(first, "mount /dev/loop* (ext4): bad superblock") {
+		t.Errorf("%q and %q", first, second)
+	}
+}
+
 // The node's object is made again (its registration was deleted): the report is written again.
 func TestNodeMadeAgain(t *testing.T) {
 	r := newRig(t, volumes(1))
 	r.attach("pv-1")
 	r.manager.SetPod(pod("pod-1", "claim-1"))
 	r.untilMounted("pod-1")
+	if got := r.manager.VolumesInUse(); !slices.Equal(got, []v1.UniqueVolumeName{fakeName("pv-1")}) {
+		t.Errorf("for the new object: %q", got)
+	}
 	nodes := r.client.CoreV1().Nodes()
 	if err := nodes.Delete(t.Context(), testNode, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package mount
 import (
 	"errors"
 	"fmt"
+	"regexp"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -34,6 +35,12 @@ func (m *Manager) mounted(u *use) {
 	m.opts.Events.Eventf(u.resolved.Pod, v1.EventTypeNormal, eventSuccessfulMount, "%s succeeded for volume %q", operation, u.specName)
 }
 
+// loopNumber is different at each try: events whose texts differ in nothing else would not be counted as one.
+var loopNumber = regexp.MustCompile(`/dev/loop[0-9]+`)
+
+// stable is the text of an error for an event; the log keeps the exact one.
+func stable(err error) string { return loopNumber.ReplaceAllString(err.Error(), "/dev/loop*") }
+
 // mountFailed tells of a failed step towards a pod's volume. The operations are named as the kubelet names them.
 func (m *Manager) mountFailed(u *use, onFilesystem, onBlock string, err error) {
 	if errors.Is(err, errStopping) {
@@ -47,7 +54,7 @@ func (m *Manager) mountFailed(u *use, onFilesystem, onBlock string, err error) {
 	if u.mode == v1.PersistentVolumeBlock {
 		reason, operation = eventFailedMap, onBlock
 	}
-	m.opts.Events.Eventf(u.resolved.Pod, v1.EventTypeWarning, reason, "%s failed for volume %q : %v", operation, u.specName, err)
+	m.opts.Events.Eventf(u.resolved.Pod, v1.EventTypeWarning, reason, "%s failed for volume %q : %s", operation, u.specName, stable(err))
 	m.log.Warn("mount", "operation", operation, "volume", u.specName, "pod", podName(u), "err", err)
 	m.changed(u.pod)
 }
@@ -70,7 +77,7 @@ func (m *Manager) attachFailed(v *volume, err error) {
 	m.log.Warn("attach", "volume", v.specName, "err", err)
 	for _, u := range v.uses {
 		if u.desired && u.resolved != nil {
-			m.opts.Events.Eventf(u.resolved.Pod, v1.EventTypeWarning, eventFailedAttach, "AttachVolume.Attach failed for volume %q : %v", v.specName, err)
+			m.opts.Events.Eventf(u.resolved.Pod, v1.EventTypeWarning, eventFailedAttach, "AttachVolume.Attach failed for volume %q : %s", v.specName, stable(err))
 			m.changed(u.pod)
 		}
 	}
@@ -78,7 +85,7 @@ func (m *Manager) attachFailed(v *volume, err error) {
 
 // refused tells of a volume that can't be mounted as the pod asks for it.
 func (m *Manager) refused(pod *v1.Pod, source *v1.Volume, err error) {
-	m.opts.Events.Eventf(pod, v1.EventTypeWarning, eventFailedMount, "volume %q can't be mounted: %v", source.Name, err)
+	m.opts.Events.Eventf(pod, v1.EventTypeWarning, eventFailedMount, "volume %q can't be mounted: %s", source.Name, stable(err))
 	m.log.Warn("volume refused", "pod", pod.Namespace+"/"+pod.Name, "volume", source.Name, "err", err)
 	m.opts.Trace.Record(trace.Entry{
 		Step: trace.Published, State: trace.Failed, Detail: fmt.Sprintf("volume %q: %v", source.Name, err),
