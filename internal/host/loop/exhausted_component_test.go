@@ -3,8 +3,6 @@
 package loop
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -12,19 +10,7 @@ import (
 
 // A process without a descriptor left does not take an attached file for detached, and attach it a second time later.
 func TestAttachedWhileNobodyCanTell(t *testing.T) {
-	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := f.Truncate(1 << 20); err != nil {
-		t.Fatal(err)
-	}
-	table, err := NewTable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, _ := FileOf(f)
+	table, f, id := backed(t)
 	first, err := table.Attach(f, Options{SectorBytes: 512})
 	if err != nil {
 		t.Fatal(err)

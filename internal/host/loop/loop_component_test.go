@@ -5,7 +5,6 @@ package loop
 import (
 	"errors"
 	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 )
@@ -13,17 +12,7 @@ import (
 // A file is attached once, whoever asks how often; AutoClear lets it go at the last close, unless somebody asked to keep
 // it; what is open is not torn away.
 func TestAttachOnce(t *testing.T) {
-	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	f.Truncate(1 << 20)
-	id, _ := FileOf(f)
-	table, err := NewTable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	table, f, id := backed(t)
 	devices := make([]*os.File, 20)
 	var all sync.WaitGroup
 	for i := range devices {

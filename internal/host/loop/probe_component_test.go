@@ -4,7 +4,6 @@ package loop
 
 import (
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 )
@@ -12,22 +11,7 @@ import (
 // A program that probes block devices has a device open at the moment in which it is detached: the detach succeeds as
 // soon as the probe closes it. One that keeps it open is named.
 func TestDetachOutlastsAProbe(t *testing.T) {
-	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := f.Truncate(1 << 20); err != nil {
-		t.Fatal(err)
-	}
-	table, err := NewTable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, err := FileOf(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+	table, f, id := backed(t)
 	for _, c := range []struct {
 		name string
 		open time.Duration
