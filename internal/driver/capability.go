@@ -88,11 +88,11 @@ func useOf(field string, c *csi.VolumeCapability) (use, error) {
 		return use{}, invalid("%s.mount.volume_mount_group %q: %v", field, u.group, err)
 	}
 	if !slices.Contains(servedModes, mode) {
-		return use{}, &unserved{fmt.Sprintf("access mode %s is not served: a volume of this pool is usable on one node (ReadWriteOnce or ReadWriteOncePod)", mode)}
+		return use{}, &unserved{fmt.Sprintf("%s: access mode %s is not served: a volume of this pool is usable on one node (ReadWriteOnce or ReadWriteOncePod)", field, mode)}
 	}
 	if u.fsType != "" {
 		if _, err := filesystem.MinimumBytes(u.fsType); err != nil {
-			return use{}, &unserved{fmt.Sprintf("fsType %q is not served (ext4, xfs or btrfs)", u.fsType)}
+			return use{}, &unserved{fmt.Sprintf("%s: fsType %q is not served (ext4, xfs or btrfs)", field, u.fsType)}
 		}
 	}
 	return u, nil

@@ -95,7 +95,7 @@ func New(o Options) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("driver %s: %w", o.Name, err)
 	}
-	notes, err := openInlineNotes(filepath.Join(filepath.Dir(o.SocketPath), "inline"))
+	notes, err := openInlineNotes(filepath.Join(filepath.Dir(o.SocketPath), "inline"), o.Log)
 	if err != nil {
 		return nil, fmt.Errorf("driver %s: %w", o.Name, err)
 	}

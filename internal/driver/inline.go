@@ -58,8 +58,8 @@ func inlineSize(attributes map[string]string) (int64, error) {
 		if err != nil {
 			return 0, invalid("volume_context: %s %q is no size: write it as 500Mi or 10Gi", attributeSize, value)
 		}
-		var exact bool
-		if size, exact = q.AsInt64(); !exact || size <= 0 {
+		size = q.Value() // rounds up, and holds on to the greatest number there is
+		if size <= 0 || q.CmpInt64(size) != 0 {
 			return 0, invalid("volume_context: %s %q is no number of bytes that a volume can have", attributeSize, value)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -38,8 +39,9 @@ const (
 	maxNote = 16 << 10
 )
 
-// openInlineNotes reads what is there. A note that cannot be read is an error: whatever it is about would never go away.
-func openInlineNotes(dir string) (*inlineNotes, error) {
+// openInlineNotes reads what is there. A note that cannot be read is as good as none: if its volume is wanted, it is
+// published again.
+func openInlineNotes(dir string, log *slog.Logger) (*inlineNotes, error) {
 	n := &inlineNotes{dir: dir, notes: map[string]inlineNote{}}
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -47,23 +49,26 @@ func openInlineNotes(dir string) (*inlineNotes, error) {
 	}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name(), noteFile)
-		b, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // a death before the note was written, or after it was removed
+		note, err := readNote(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // a death before the note was written, or after it was removed
+		case err != nil:
+			log.Warn("the note of an inline volume cannot be read", slog.String("note", path), slog.Any("error", err))
+		case n.directory(note.Handle) != filepath.Join(dir, e.Name()):
+			log.Warn("the note of an inline volume is in another's place", slog.String("note", path), slog.String("volume", note.Handle))
+		default:
+			n.notes[note.Handle] = note
 		}
-		if err != nil {
-			return nil, fmt.Errorf("read the note of an inline volume: %w", err)
-		}
-		note, err := parseNote(b)
-		if err != nil {
-			return nil, fmt.Errorf("read the note of an inline volume: %s: %w", path, err)
-		}
-		if n.directory(note.Handle) != filepath.Join(dir, e.Name()) {
-			return nil, fmt.Errorf("read the note of an inline volume: %s is about volume %q, whose note is elsewhere", path, note.Handle)
-		}
-		n.notes[note.Handle] = note
 	}
 	return n, nil
+}
+
+func readNote(path string) (inlineNote, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return inlineNote{}, err
+	}
+	return parseNote(b)
 }
 
 func parseNote(b []byte) (inlineNote, error) {
@@ -113,7 +118,7 @@ func (n *inlineNotes) all() []inlineNote {
 	return all
 }
 
-// put writes a note. It need not survive a power cut: what it is about is found by its name then (clearInline).
+// put writes a note, durably: after a power cut the volume is kept for its pod.
 func (n *inlineNotes) put(note inlineNote) error {
 	b, err := json.Marshal(note)
 	if err != nil {
@@ -125,10 +130,13 @@ func (n *inlineNotes) put(note inlineNote) error {
 			return err
 		}
 		draft := filepath.Join(dir, "."+noteFile)
-		if err := os.WriteFile(draft, b, 0o600); err != nil {
+		if err := writeSynced(draft, b); err != nil {
 			return err
 		}
-		return os.Rename(draft, filepath.Join(dir, noteFile))
+		if err := os.Rename(draft, filepath.Join(dir, noteFile)); err != nil {
+			return err
+		}
+		return errors.Join(syncDirectory(dir), syncDirectory(n.dir))
 	})
 	if err != nil {
 		return fmt.Errorf("note the inline volume %s: %w", note.Handle, err)
@@ -158,4 +166,22 @@ func (n *inlineNotes) remove(handle string) error {
 	delete(n.notes, handle)
 	n.mu.Unlock()
 	return nil
+}
+
+// boundary: held by the caller.
+func writeSynced(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func syncDirectory(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

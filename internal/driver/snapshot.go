@@ -12,6 +12,9 @@ import (
 )
 
 // CreateSnapshot implements csi.ControllerServer. A snapshot is cut and ready when the call returns.
+//
+// The effects are the backend's, in boundaries of its own. For the scan of the source, which knows calls by their names: boundary:
+// held by the caller.
 func (d *Driver) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {
 	if d.snapshots == nil {
 		return nil, d.unimplemented("snapshots")
@@ -39,7 +42,7 @@ func (d *Driver) snapshot(s backend.Snapshot) *csi.Snapshot {
 	}
 }
 
-// DeleteSnapshot implements csi.ControllerServer.
+// DeleteSnapshot implements csi.ControllerServer. As for CreateSnapshot, boundary: held by the caller.
 func (d *Driver) DeleteSnapshot(ctx context.Context, r *csi.DeleteSnapshotRequest) (*csi.DeleteSnapshotResponse, error) {
 	if d.snapshots == nil {
 		return nil, d.unimplemented("snapshots")
