@@ -64,7 +64,12 @@ func code(err error, stderr *os.File) int {
 	text := err.Error()
 	unknown := strings.HasPrefix(text, "unknown command ") // cobra has no type for it
 	if unknown {
-		text = strings.TrimRight(text, "\n") + "; see `berth --help`"
+		what, near, _ := strings.Cut(text, "\n\nDid you mean this?\n")
+		if text = what; near != "" {
+			text += "; did you mean " + strings.Join(strings.Fields(near), " or ") + "?"
+		} else {
+			text += "; see `berth --help`"
+		}
 	}
 	if text != "" {
 		fmt.Fprintln(stderr, "berth:", text)
@@ -110,7 +115,7 @@ func newRoot() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&g.dataDir, "data-dir", dir, "directory of the instance (environment: "+EnvDataDir+")")
 	_ = root.MarkPersistentFlagDirname("data-dir")
-	root.AddCommand(newUp(g), newDown(g), newStatus(g), newWhy(g), newKubectl(g), newExec(g), newOrphans(g), newVersion())
+	root.AddCommand(newUp(g), newDown(g), newStatus(g), newWhy(g), newKubectl(g), newExec(g), newOrphans(g), newVolume(g), newVersion())
 	return root
 }
 
@@ -149,6 +154,18 @@ func unreachable(d standalone.DataDir, err error) error {
 	return err
 }
 
+// readable says what to do when the instance's kubeconfig is not there or another user's.
+func readable(d standalone.DataDir) error {
+	f, err := os.Open(d.Kubeconfig())
+	if err == nil {
+		return f.Close()
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = control.ErrNotRunning
+	}
+	return unreachable(d, err)
+}
+
 // dataDirArg names the directory on a command line, where it is not the default one.
 func dataDirArg(d standalone.DataDir) string {
 	if d == standalone.DefaultDataDir {
@@ -163,12 +180,12 @@ func (g *global) client() (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := readable(d); err != nil {
+		return nil, err
+	}
 	cfg, err := clientcmd.BuildConfigFromFlags("", d.Kubeconfig())
 	if err != nil {
-		if os.IsNotExist(err) {
-			err = control.ErrNotRunning
-		}
-		return nil, unreachable(d, err)
+		return nil, err
 	}
 	cfg.QPS = -1
 	return kubernetes.NewForConfig(cfg)

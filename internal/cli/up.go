@@ -53,6 +53,7 @@ Several instances run side by side, each with its own --data-dir.`,
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error; logs are in log/ of the data directory")
 	f.BoolVar(&o.Bare, "bare", false, "no pool and no driver of our own: for `berth try`, which brings a driver")
 	_ = f.MarkHidden("bare")
+	pluginFlags(c, &o)
 	_ = c.MarkFlagFilename("apply", "yaml", "yml", "json")
 	_ = c.RegisterFlagCompletionFunc("controllers", cobra.FixedCompletions([]string{standalone.ControllersBerth, standalone.ControllersUpstream}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))

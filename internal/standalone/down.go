@@ -19,6 +19,7 @@ import (
 	"berth.io/berth/internal/plugin"
 	"berth.io/berth/internal/plugin/csi"
 	"berth.io/berth/internal/plugin/intree"
+	"berth.io/berth/internal/volume"
 )
 
 // Paths of the control socket.
@@ -128,7 +129,7 @@ func (d DataDir) teardownOffline(ctx context.Context) error {
 	}
 	volumes := intree.New(intree.Options{DataDir: string(d), Log: log})
 	registry := plugin.NewRegistry(append([]plugin.Plugin{c}, volumes.Plugins()...)...)
-	return errors.Join(mount.TeardownOffline(ctx, string(d), registry, log), pool.Teardown(d.Pools()))
+	return errors.Join(volume.TakeDown(string(d)), mount.TeardownOffline(ctx, string(d), registry, log), pool.Teardown(d.Pools()))
 }
 
 // teardown takes everything down in a running instance; the pool follows when the instance has ended. While a process
@@ -137,11 +138,14 @@ func (in *instance) teardown(ctx context.Context) error {
 	if err := in.rooms.mount.Busy(); err != nil {
 		return fmt.Errorf("nothing was taken down; end what uses these volumes and run `berth down` again:\n%w", err)
 	}
+	if err := in.rooms.named.TakeDown(ctx); err != nil {
+		return err
+	}
 	if err := in.dir.endCommands(); err != nil {
 		return err
 	}
 	if err := in.rooms.mount.Teardown(ctx); err != nil {
-		return errors.Join(err, in.dir.eachPod(holderexec.Reopen)) // it runs on
+		return errors.Join(err, in.dir.eachPod(holderexec.Reopen), in.rooms.named.Restore(ctx)) // it runs on
 	}
 	return nil
 }

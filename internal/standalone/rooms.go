@@ -26,6 +26,7 @@ import (
 
 	"berth.io/berth/internal/attach"
 	"berth.io/berth/internal/claim"
+	"berth.io/berth/internal/docker"
 	"berth.io/berth/internal/driver"
 	"berth.io/berth/internal/driver/registrar"
 	"berth.io/berth/internal/mount"
@@ -37,6 +38,7 @@ import (
 	"berth.io/berth/internal/schedule"
 	"berth.io/berth/internal/snapshotmetadata"
 	"berth.io/berth/internal/trace"
+	"berth.io/berth/internal/volume"
 )
 
 // blockDriver is the name of our CSI driver on pools.
@@ -59,25 +61,28 @@ type rooms struct {
 	mount     *mount.Manager
 	volumes   *intree.Volumes
 	agent     *node.Agent
+	named     *volume.Service
+	engines   *docker.Plugin           // nil where container engines are not served
 	metadata  *snapshotmetadata.Server // nil when it is off
 	block     *driver.Driver           // nil in a bare instance
 	registrar *registrar.Server        // nil in a bare instance
 
 	registered sync.Once
 	usable     chan struct{} // closed when the block driver has registered
+	open       chan struct{} // closed when the instance is ready
 	published  *published
 }
 
 // newRooms makes every room on one set of informers. Nothing runs and nothing is written here.
 func (in *instance) newRooms() (r *rooms, err error) {
-	r = &rooms{in: in, metrics: in.metrics, usable: make(chan struct{})}
+	r = &rooms{in: in, metrics: in.metrics, usable: make(chan struct{}), open: make(chan struct{})}
 	r.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if r.journal, err = trace.Open(in.dir.Journal(), in.log); err != nil {
 		return nil, err
 	}
 	r.events = record.NewBroadcaster()
 	r.informers = informers.NewSharedInformerFactoryWithOptions(in.client, 0, informers.WithTransform(withoutManagedFields))
-	for _, make := range []func() error{r.makeDriver, r.makePlugins, r.makeControllers, r.makeProvision, r.makeMetadata, r.makeNode, r.watchPublished} {
+	for _, make := range []func() error{r.makeDriver, r.makePlugins, r.makeControllers, r.makeProvision, r.makeMetadata, r.makeNode, r.makeNamed, r.watchPublished} {
 		if err := make(); err != nil {
 			return nil, errors.Join(err, r.journal.Close())
 		}
@@ -284,6 +289,8 @@ func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
 	run(ctx, &callers, "mount", r.mount.Run)
 	run(ctx, &callers, "pod volumes", r.volumes.Run)
 	run(ctx, &callers, "node", r.agent.Run)
+	run(ctx, &callers, "volume", r.runNamed)
+	run(ctx, &callers, "docker", r.runPlugin)
 	work.Go(func() error {
 		callers.Wait()
 		stop()

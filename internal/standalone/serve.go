@@ -38,6 +38,8 @@ func (in *instance) serveControl(ctx context.Context, work *errgroup.Group) erro
 	s.Handle("/readyz", public)
 	s.JSON("GET "+PathStatus, func(r *http.Request) (any, error) { return in.status(r.Context()) })
 	s.JSON("GET "+PathHolders, func(*http.Request) (any, error) { return in.holders(), nil })
+	s.JSON("POST "+PathVolumeMount, func(r *http.Request) (any, error) { return in.named(r, in.mountVolume) })
+	s.JSON("POST "+PathVolumeUnmount, func(r *http.Request) (any, error) { return in.named(r, in.unmountVolume) })
 	s.JSON("GET "+PathOrphans, func(r *http.Request) (any, error) { return in.orphans(r.Context()) })
 	s.JSON("GET "+pathPodPaths, func(r *http.Request) (any, error) { return in.podPaths(types.UID(r.PathValue("uid"))), nil })
 	s.JSON("POST "+PathDown, func(r *http.Request) (any, error) { return struct{}{}, in.askDown(r.Context()) })

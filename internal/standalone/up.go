@@ -47,6 +47,10 @@ type Options struct {
 	LogLevel         slog.Level
 	Version          string
 	Out              io.Writer // progress, for a person
+	// Plugin is the name under which container engines find this instance, NoPlugin for none, empty for the default
+	// (volumes.go); PluginDir is where its socket is, empty: where Docker looks.
+	Plugin, PluginDir string
+	pluginOptional    bool // the default, which nobody asked for by name
 	// Bare leaves out the pool, our own driver and its classes: an instance for a driver that comes from outside. It
 	// needs no more rights than that driver's mounts do.
 	Bare bool
@@ -87,7 +91,7 @@ func (o *Options) Validate() error {
 	if o.NodeName != "" && !validNodeName(o.NodeName) {
 		return fmt.Errorf("--node-name %q is not a DNS name in lower case", o.NodeName)
 	}
-	return nil
+	return o.validatePlugin()
 }
 
 // possible looks at what the flags name, and at who asks.
@@ -301,6 +305,7 @@ func (in *instance) becomeReady(ctx context.Context, a *applier, installed *core
 		return err
 	}
 	in.ready.set()
+	close(in.rooms.open)
 	in.say.line("ready; kubectl with --kubeconfig %s, or `berth kubectl`", in.dir.Kubeconfig())
 	gate := &classGate{published: in.rooms.published, driver: blockDriver}
 	applied, err := applyOnce(ctx, in.client, a, installed, in.Apply, gate.before)

@@ -66,7 +66,7 @@ func (c Caller) String() string {
 		since = " since " + c.Since.Format(time.DateTime)
 	}
 	if c.By == Host {
-		return "mounted at " + c.ID + since
+		return "the mount at " + c.ID + since
 	}
 	id := c.ID
 	if len(id) > 12 {

@@ -116,3 +116,15 @@ func (s *Service) classOf(ctx context.Context, c *corev1.PersistentVolumeClaim) 
 	}
 	return *c.Spec.StorageClassName
 }
+
+// Snapshots names the snapshots of a namespace, for completion; none when the API cannot say.
+func (s *Service) Snapshots(ctx context.Context, namespace string) (names []string) {
+	list, err := s.snapshots.SnapshotV1().VolumeSnapshots(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil
+	}
+	for i := range list.Items {
+		names = append(names, list.Items[i].Name)
+	}
+	return names
+}
