@@ -313,18 +313,59 @@ func TestNodeStatusIsRepaired(t *testing.T) {
 // The answer to our own write of the node's status tells first that a volume is not used any more. The event that
 // follows is no news then, so the answer must wake the volume (three of a hundred detaches at once hung for ever).
 func TestUseThatEndsInTheAnswerToOurOwnWrite(t *testing.T) {
-	w := start(t, func(w *world) { w.backend.on = map[key]bool{{"fake/v1", "n"}: true, {"fake/v2", "n"}: true} },
-		objects(one(machine("n", has("v1", "v2"), uses("v1", "v2"))), bound("a", "v1", v1.ReadWriteOnce), bound("a", "v2", v1.ReadWriteOnce))...)
-	w.eventually("both wait", func() bool { return len(w.c.Holders()) == 2 })
-	quiet := machine("n") // from the first write on, v2 is not used any more, and no event says so
-	w.api.Lock()          // the fake's own lock, which adding a reaction does not take
-	w.api.PrependReactor("patch", "nodes", func(a clienttesting.Action) (bool, runtime.Object, error) {
-		n := quiet.DeepCopy()
-		return true, n, json.Unmarshal(a.(clienttesting.PatchAction).GetPatch(), n)
-	})
-	w.api.PrependReactor("get", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) { return true, quiet, nil })
-	w.api.Unlock()
-	live := machine("n", has("v1", "v2"), uses("v2"))
-	w.api.CoreV1().Nodes().Update(t.Context(), live, metav1.UpdateOptions{})
+	quiet := machine("n") // from the first write on, nothing is used any more, and no event says so
+	w := start(t, func(w *world) {
+		w.backend.on = map[key]bool{{"fake/v1", "n"}: true, {"fake/v2", "n"}: true}
+		w.api.PrependReactor("patch", "nodes", func(a clienttesting.Action) (bool, runtime.Object, error) {
+			n := quiet.DeepCopy()
+			return true, n, json.Unmarshal(a.(clienttesting.PatchAction).GetPatch(), n)
+		})
+	}, objects(one(machine("n", has("v1", "v2"), uses("v1", "v2"))), bound("a", "v1", v1.ReadWriteOnce), bound("a", "v2", v1.ReadWriteOnce))...)
 	w.eventually("both detached", func() bool { return len(w.c.Holders()) == 0 && len(w.backend.calls()) >= 2 })
+}
+
+// The volume leaves the node's status while the node still unmounts it, so that nothing is to be written when it has; the
+// event that ends the use is a state read after that write, and no other question is asked before the detach.
+func TestStatusIsWrittenWhileTheNodeUnmounts(t *testing.T) {
+	w := start(t, nil, objects(one(machine("n"), user("a", "pod", "n", "vol")), bound("a", "vol", v1.ReadWriteOnce))...)
+	w.eventually("reported", func() bool { return len(w.reported("n")) == 1 })
+	w.changeNode("n", uses("vol"))
+	w.deletePod("a", "pod")
+	w.eventually("waits for the unmount, out of the status", func() bool {
+		h := w.c.Holders()
+		return len(w.reported("n")) == 0 && len(h) == 1 && h[0].Step == "node n still uses the volume"
+	})
+	w.quiet()
+	if slices.Contains(w.backend.calls(), "detach vol n") {
+		t.Fatal("detached while it is mounted")
+	}
+	w.api.ClearActions()
+	w.changeNode("n", uses())
+	w.eventually("detached", func() bool { return slices.Contains(w.backend.calls(), "detach vol n") })
+	for _, a := range w.api.Actions() {
+		if a.Matches("patch", "nodes/status") {
+			t.Errorf("another write: %v", a)
+		}
+	}
+}
+
+// The pod comes back while its predecessor's volume is being unmounted: the node is told of it again, and nothing is
+// detached from under it.
+func TestVolumeThatIsWantedAgainWhileItIsUnmounted(t *testing.T) {
+	w := start(t, nil, objects(one(machine("n"), user("a", "pod", "n", "vol")), bound("a", "vol", v1.ReadWriteOnce))...)
+	w.eventually("reported", func() bool { return len(w.reported("n")) == 1 })
+	w.changeNode("n", uses("vol"))
+	w.deletePod("a", "pod")
+	w.eventually("out of the status", func() bool { return len(w.reported("n")) == 0 })
+	next := user("a", "pod", "n", "vol")
+	next.UID = "another"
+	if _, err := w.api.CoreV1().Pods("a").Create(t.Context(), next, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("reported again", func() bool { return len(w.reported("n")) == 1 })
+	w.changeNode("n", uses())
+	w.quiet()
+	if slices.Contains(w.backend.calls(), "detach vol n") {
+		t.Errorf("calls %v", w.backend.calls())
+	}
 }

@@ -38,9 +38,9 @@ const (
 	report                // attached: put it into node.status.volumesAttached
 	doAttach              // ask the attacher
 	refuse                // attached elsewhere: wait until it has left
-	waitUse               // mounted: wait until the node says that it is not
 	unreport              // take it out of node.status.volumesAttached
 	waitWrite             // wait until that is persisted
+	waitUse               // mounted: wait until the node says that it is not
 	doDetach              // look at the live node, then ask the attacher
 )
 
@@ -53,6 +53,10 @@ const (
 
 // decide is upstream's reconciler for one volume on one node. forced is the reason for which the node's word is not
 // waited for, or "".
+//
+// One order is not upstream's: a volume that nobody wants leaves volumesAttached while the node still unmounts it, not
+// afterwards. What protects the mount is that a node reports its use before it reads volumesAttached, and that its use
+// is read here after volumesAttached was written; both hold, and the write does not stand in the way of the detach.
 func decide(s situation) (next step, forced string) {
 	if s.wanted {
 		switch {
@@ -75,14 +79,14 @@ func decide(s situation) (next step, forced string) {
 		forced = forcedByEvidence
 	case !s.nodeReady && s.forceAfter > 0 && s.waited >= s.forceAfter:
 		forced = forcedByTimeout
-	case s.inUse:
-		return waitUse, ""
 	}
 	switch {
 	case s.reported && !s.nodeGone:
 		return unreport, forced
 	case s.persists && !s.nodeGone:
 		return waitWrite, forced
+	case s.inUse && forced == "":
+		return waitUse, ""
 	}
 	return doDetach, forced
 }

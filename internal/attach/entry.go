@@ -28,7 +28,7 @@ type entry struct {
 	reported   bool
 	persists   bool // see situation
 	asked      bool // the attacher was asked to detach, and it is under way
-	fresh      bool // the node's answer to that write says that it does not use the volume
+	unlisted   bool // volumesAttached was written without it by this process: what is known of the node was read since
 
 	step        string // what is under way or waited for, for Holders
 	since       time.Time

@@ -171,11 +171,10 @@ func (c *Controller) writeNode(ctx context.Context, name types.NodeName) error {
 		return fmt.Errorf("write volumesAttached of node %s: %w", name, err)
 	}
 	c.adopt(written, false)
-	n := c.node(name)
 	for i, e := range carried {
 		if e.reported == reported[i] {
 			e.persists = false
-			e.fresh = !e.reported && !n.inUse[e.key.volume]
+			e.unlisted = !e.reported
 			c.keyQueue.Add(e.key)
 		}
 	}

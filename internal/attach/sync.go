@@ -22,7 +22,7 @@ func (c *Controller) sync(ctx context.Context, k key) error {
 	}
 	s := c.situation(e)
 	if s.wanted {
-		e.detachSince, e.forced, e.fresh, e.asked = time.Time{}, "", false, false
+		e.detachSince, e.forced, e.unlisted, e.asked = time.Time{}, "", false, false
 	}
 	next, forced := decide(s)
 	if forced != "" && e.forced != forced {
@@ -85,7 +85,7 @@ func (c *Controller) situation(e *entry) situation {
 func (c *Controller) setReported(e *entry, reported bool) {
 	if e.reported != reported {
 		e.reported, e.persists = reported, true
-		e.fresh = false
+		e.unlisted = false
 		c.nodeQueue.Add(e.node)
 	}
 }
@@ -94,7 +94,7 @@ func (c *Controller) setReported(e *entry, reported bool) {
 // exclusive volume meanwhile, and a crash or an error leaves something that will be detached.
 func (c *Controller) attach(ctx context.Context, e *entry) error {
 	e.actual = uncertain
-	e.fresh = false
+	e.unlisted = false
 	c.hold(e, "attach")
 	if !e.began {
 		e.began = true
@@ -127,10 +127,11 @@ func (c *Controller) attach(ctx context.Context, e *entry) error {
 	return nil
 }
 
-// detach looks at the live node and asks the attacher. Called locked.
+// detach makes sure that the node does not use the volume and asks the attacher. Called locked.
 func (c *Controller) detach(ctx context.Context, e *entry, forced string) error {
-	fresh := e.fresh // the write that took it out of volumesAttached was answered with the node as it is
-	e.fresh = false
+	// Older states of the node than the answer to our write are never adopted, so its use was read after the write.
+	fresh := e.unlisted && c.node(e.node).exists
+	e.unlisted = false
 	wasAttached, asked := e.actual == attached, e.asked
 	c.hold(e, "detach")
 	attacher := e.attacher
@@ -147,7 +148,6 @@ func (c *Controller) detach(ctx context.Context, e *entry, forced string) error 
 		if used {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			c.setReported(e, wasAttached)
 			c.wait(e, trace.Detached, fmt.Sprintf("node %s still uses the volume", e.node))
 			return nil
 		}
