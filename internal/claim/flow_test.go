@@ -5,12 +5,14 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	storagehelpers "k8s.io/component-helpers/storage/volume"
 
@@ -315,6 +317,65 @@ func TestClaimProtection(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "claim goes with its pod", func() bool { return a.claim(t, "c") == nil })
+}
+
+// A claim that somebody else's finalizer keeps is asked for pods once: when its protection is off, later events of it
+// (other finalizers that go) begin neither another live list nor another write.
+func TestClaimThatWasLetGoIsNotAskedForAgain(t *testing.T) {
+	const other = "example.com/other"
+	c := claim("c", "1Gi")
+	c.Finalizers = []string{claimProtection, other}
+	a := newAPI(t, c)
+	var lists atomic.Int32
+	live := false
+	a.PrependReactor("list", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+		if live {
+			lists.Add(1)
+		}
+		return false, nil, nil
+	})
+	run(t, a)
+	a.quiet()
+	a.Lock() // the fake's own lock, under which it reacts
+	live = true
+	a.Unlock()
+	if err := a.CoreV1().PersistentVolumeClaims("ns").Delete(t.Context(), "c", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "let go", func() bool { return slices.Equal(a.claim(t, "c").Finalizers, []string{other}) })
+	if _, err := a.CoreV1().PersistentVolumeClaims("ns").Patch(t.Context(), "c", types.MergePatchType, []byte(`{"metadata":{"labels":{"a":"b"}}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	a.quiet()
+	if n := lists.Load(); n != 1 {
+		t.Errorf("%d live lists of pods", n)
+	}
+	if _, err := a.CoreV1().PersistentVolumeClaims("ns").Patch(t.Context(), "c", types.MergePatchType, []byte(`{"metadata":{"finalizers":[]}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "gone", func() bool { return a.claim(t, "c") == nil })
+}
+
+// A provisioner that has deleted a volume's data takes the finalizers off before it deletes the object: nobody puts the
+// protection on again meanwhile. A volume that is taken back into use is protected.
+func TestReleasedVolumeWithoutProtection(t *testing.T) {
+	bare := func(pv *v1.PersistentVolume) { pv.Finalizers = nil }
+	a := newAPI(t, volume("going", "1Gi", claimedBy("c", "gone"), inPhase(v1.VolumeReleased), reclaimed(v1.PersistentVolumeReclaimDelete), bare,
+		volumeAnnotated(storagehelpers.AnnDynamicallyProvisioned, "csi.example.com")),
+		volume("kept", "1Gi", claimedBy("c", "gone"), inPhase(v1.VolumeReleased), reclaimed(v1.PersistentVolumeReclaimRetain), bare))
+	run(t, a)
+	eventually(t, "the kept one is protected", func() bool { return slices.Contains(a.volume(t, "kept").Finalizers, volumeProtection) })
+	a.quiet()
+	if f := a.volume(t, "going").Finalizers; len(f) != 0 {
+		t.Errorf("finalizers %q on a volume that is going", f)
+	}
+	if _, err := a.CoreV1().PersistentVolumes().Patch(t.Context(), "going", types.MergePatchType, []byte(`{"spec":{"claimRef":null}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "protected again", func() bool {
+		pv := a.volume(t, "going")
+		return pv.Status.Phase == v1.VolumeAvailable && slices.Contains(pv.Finalizers, volumeProtection)
+	})
 }
 
 func TestVolumeAndClassProtection(t *testing.T) {

@@ -18,10 +18,14 @@ type claimProtector struct {
 	c     *Controller
 	queue queue
 	lists liveLists
+
+	mu    sync.Mutex
+	letGo map[types.UID]bool // our finalizer is off, though the cache may still show it
 }
 
 func (c *Controller) addClaimProtection() error {
-	p := &claimProtector{c: c, queue: newQueue(), lists: liveLists{flights: map[string]*flight{}}}
+	p := &claimProtector{c: c, queue: newQueue(), lists: liveLists{flights: map[string]*flight{}}, letGo: map[types.UID]bool{}}
+	c.onClaimGone = append(c.onClaimGone, func(last *v1.PersistentVolumeClaim) { p.forget(last.UID) })
 	c.parts = append(c.parts, part{"claim protection", p.queue, c.opts.Workers, p.sync})
 	c.onClaim = append(c.onClaim, func(_, now *v1.PersistentVolumeClaim) {
 		if protectionOf(now, claimProtection) != protected {
@@ -62,6 +66,9 @@ func (p *claimProtector) sync(ctx context.Context, key string) error {
 		})
 		return ignoreGone(err, "protect claim")
 	case leaving:
+		if p.gone(claim.UID) {
+			return nil
+		}
 		used, err := p.used(ctx, claim)
 		if used || err != nil {
 			return err // the pod's end wakes the claim
@@ -71,9 +78,35 @@ func (p *claimProtector) sync(ctx context.Context, key string) error {
 				types.StrategicMergePatchType, dropFinalizer(claim, claimProtection).json(), metav1.PatchOptions{})
 			return err
 		})
+		if err == nil {
+			p.remember(claim)
+		}
 		return ignoreGone(err, "let claim go")
 	}
 	return nil
+}
+
+// remember notes that the claim has lost its protection: a claim that is being deleted never gets a finalizer again, so
+// an event of before, or of another finalizer's going, needs no second look at its pods.
+func (p *claimProtector) remember(claim *v1.PersistentVolumeClaim) {
+	p.mu.Lock()
+	p.letGo[claim.UID] = true
+	p.mu.Unlock()
+	if now := p.c.claims.get(keyOf(claim)); now == nil || now.UID != claim.UID {
+		p.forget(claim.UID) // its deletion was seen before we were back
+	}
+}
+
+func (p *claimProtector) forget(uid types.UID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.letGo, uid)
+}
+
+func (p *claimProtector) gone(uid types.UID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.letGo[uid]
 }
 
 // used asks the index of pods, and before a claim may go also the API: a pod can be bound to a node and not be in the

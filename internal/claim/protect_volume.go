@@ -17,11 +17,21 @@ func (c *Controller) addVolumeProtection() error {
 	q := newQueue()
 	c.parts = append(c.parts, part{"volume protection", q, c.opts.Workers, c.protectVolume})
 	c.onVolume = append(c.onVolume, func(_, now *v1.PersistentVolume) {
-		if protectionOf(now, volumeProtection) != protected {
+		if volumeProtectionOf(now) != protected {
 			q.Add(now.Name)
 		}
 	})
 	return nil
+}
+
+// volumeProtectionOf leaves a released volume that is to be deleted as it is: a provisioner that has deleted the data
+// takes all finalizers off at once. When its claimRef is emptied instead it is Available, and gets the finalizer back.
+func volumeProtectionOf(pv *v1.PersistentVolume) protection {
+	p := protectionOf(pv, volumeProtection)
+	if p == unguarded && pv.Status.Phase == v1.VolumeReleased && pv.Spec.PersistentVolumeReclaimPolicy == v1.PersistentVolumeReclaimDelete {
+		return protected
+	}
+	return p
 }
 
 func (c *Controller) protectVolume(ctx context.Context, name string) error {
@@ -29,7 +39,7 @@ func (c *Controller) protectVolume(ctx context.Context, name string) error {
 	if pv == nil {
 		return nil
 	}
-	switch protectionOf(pv, volumeProtection) {
+	switch volumeProtectionOf(pv) {
 	case unguarded:
 		err := boundary.Do("claim/protect-volume", func() error {
 			_, err := c.opts.Client.CoreV1().PersistentVolumes().Patch(ctx, name, types.StrategicMergePatchType, addFinalizer(pv, volumeProtection).json(), metav1.PatchOptions{})

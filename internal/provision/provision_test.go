@@ -142,6 +142,35 @@ func TestReleasedVolumeWaitsForItsAttachment(t *testing.T) {
 	w.eventually("the PersistentVolume to go", func() bool { return w.volume("pv") == nil })
 }
 
+// The finalizers of a volume that the driver has deleted go in one write, before the object: the deletion is the last
+// write, and none of the three holders has to follow it with its own. A finalizer that is not theirs stays.
+func TestDeletedVolumeLosesItsFinalizersInOneWrite(t *testing.T) {
+	pv := &v1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv", UID: "uid-pv", Annotations: map[string]string{annProvisionedBy: "d"},
+		Finalizers: []string{pvProtection, "external-attacher/d", "example.com/other", libFinalizer}},
+		Spec: v1.PersistentVolumeSpec{PersistentVolumeReclaimPolicy: v1.PersistentVolumeReclaimDelete,
+			PersistentVolumeSource: v1.PersistentVolumeSource{CSI: &v1.CSIPersistentVolumeSource{Driver: "d", VolumeHandle: "h"}}},
+		Status: v1.PersistentVolumeStatus{Phase: v1.VolumeReleased}}
+	d := &tiny{name: "d", caps: createDelete}
+	var left atomic.Value
+	api := fake.NewClientset(class("d"), pv)
+	api.PrependReactor("delete", "persistentvolumes", func(clienttesting.Action) (bool, runtime.Object, error) {
+		now, err := api.Tracker().Get(v1.SchemeGroupVersion.WithResource("persistentvolumes"), "", "pv")
+		if err == nil {
+			left.Store(now.(*v1.PersistentVolume).Finalizers)
+		}
+		return false, nil, nil
+	})
+	w := startOn(t, api)
+	w.m.AddDriver(t.Context(), d.serve(t))
+	w.eventually("the PersistentVolume to go", func() bool { return w.volume("pv") == nil })
+	if got, _ := left.Load().([]string); !slices.Equal(got, []string{"example.com/other"}) {
+		t.Errorf("finalizers at the deletion: %q", got)
+	}
+	if _, n := d.calls(); n != 1 {
+		t.Errorf("DeleteVolume was asked %d times", n)
+	}
+}
+
 // The user changes the policy to Retain, and the cache does not show it yet when the volume's turn to be deleted has come.
 func TestVolumeThatIsRetainedAtTheLastMomentIsKept(t *testing.T) {
 	pv := &v1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv", Annotations: map[string]string{annProvisionedBy: "d"}},

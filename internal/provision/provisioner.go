@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"runtime/debug"
 	"slices"
@@ -11,8 +12,10 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	libprov "sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
+	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/trace"
 )
 
@@ -136,7 +139,37 @@ func (p *provisioner) Delete(ctx context.Context, pv *v1.PersistentVolume) (err 
 		m.opts.Trace.Record(e)
 		p.r.capacity.changed()
 	}()
-	return p.Provisioner.Delete(ctx, pv)
+	if err := p.Provisioner.Delete(ctx, pv); err != nil {
+		return err
+	}
+	p.letGo(ctx, pv)
+	return nil
+}
+
+const (
+	pvProtection = "kubernetes.io/pv-protection"                         // keeps a volume while it is Bound
+	libFinalizer = "external-provisioner.volume.kubernetes.io/finalizer" // sig-storage-lib's
+)
+
+// letGo takes from a PersistentVolume whose volume is no more the finalizers that guarded the volume, in one write before
+// the library deletes the object. Otherwise their three holders take them off at the same moment after the deletion, and
+// each of the writes waits for the one before.
+//
+// Nothing rests on it: on an error the holders do it, and after a crash DeleteVolume is asked again.
+func (p *provisioner) letGo(ctx context.Context, pv *v1.PersistentVolume) {
+	ctx, cancel := context.WithTimeout(ctx, p.r.m.opts.RPCTimeout)
+	defer cancel()
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pv.UID,
+		"$deleteFromPrimitiveList/finalizers": []string{pvProtection, attctl.GetFinalizerName(p.r.driver.Name), libFinalizer}}})
+	if err == nil {
+		err = boundary.Do("provision/let-volume-go", func() error {
+			_, err := p.r.m.opts.Client.CoreV1().PersistentVolumes().Patch(ctx, pv.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+			return err
+		})
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		p.r.m.opts.Log.Warn("cannot take the finalizers from a deleted volume in one write", "volume", pv.Name, "err", err)
+	}
 }
 
 // stillDeletable reads the volume once more, right before its data is destroyed: the cache that the library decided from may be
