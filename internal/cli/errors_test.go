@@ -37,7 +37,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{[]string{"down", "--data-dir", file}, "is not a directory", 1},
 		{[]string{"down", "--data-dir", ""}, "--data-dir is empty", exitUsage},
 		{[]string{"status", "x"}, "takes no arguments", exitUsage},
-		{[]string{"stats"}, "status", exitUsage},
+		{[]string{"stat"}, "did you mean status?", exitUsage},
 		{[]string{"nope"}, "berth --help", exitUsage},
 		{[]string{"exec", "app", "ls", "-l"}, "put -- before the command", exitUsage},
 		{[]string{"up", "--listen", "foo"}, "--listen", exitUsage},

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -12,8 +11,6 @@ import (
 	"k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/plugin"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
-
-	"berth.io/berth/internal/control"
 )
 
 func newKubectl(g *global) *cobra.Command {
@@ -46,14 +43,9 @@ func runKubectl(g *global, args []string) error {
 		return err
 	}
 	if !hasFlag(args, "--kubeconfig") && asksTheAPI(args) {
-		f, err := os.Open(d.Kubeconfig())
-		if errors.Is(err, os.ErrNotExist) {
-			err = control.ErrNotRunning
+		if err := readable(d); err != nil {
+			return err
 		}
-		if err != nil {
-			return unreachable(d, err)
-		}
-		f.Close()
 		if err := os.Setenv("KUBECONFIG", d.Kubeconfig()); err != nil {
 			return err
 		}

@@ -164,6 +164,18 @@ func laterStories() []story {
 			target:  "pv/pvc-data-uid", cause: "no-recycler",
 		},
 		{
+			name: "recycled-by-hand", // what failed before is past
+			objects: cluster(volume("data", onHost(v1.VolumeAvailable, v1.PersistentVolumeReclaimRecycle), func(pv *v1.PersistentVolume) { pv.Spec.ClaimRef = nil }),
+				event("PersistentVolume", "pvc-data-uid", v1.EventTypeWarning, "VolumeFailedRecycle", `No recycler plugin found for the volume!`, 9*time.Second, 1)),
+			target: "pv/pvc-data-uid",
+		},
+		{
+			name: "kept-after-all", // the policy was changed after the deletion had failed
+			objects: cluster(volume("data", onHost(v1.VolumeFailed, v1.PersistentVolumeReclaimRetain)),
+				event("PersistentVolume", "pvc-data-uid", v1.EventTypeWarning, "VolumeFailedDelete", `error getting deleter volume plugin for volume "pvc-data-uid": no deletable volume plugin matched`, 9*time.Second, 1)),
+			target: "pv/pvc-data-uid", cause: "kept",
+		},
+		{
 			name: "rounded-up",
 			objects: cluster(claim("data", "berth-block", bound, func(c *v1.PersistentVolumeClaim) {
 				c.Spec.Resources.Requests[v1.ResourceStorage] = resource.MustParse("1Mi")

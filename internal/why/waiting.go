@@ -81,7 +81,7 @@ func latest(list []complaint) *complaint {
 func complaints(f *facts, vf *volumeFacts, steps []Step) []complaint {
 	var list []complaint
 	add := func(c complaint) {
-		if !settled(steps, c) {
+		if !settled(steps, c) && !(c.rank >= order[trace.Detached] && reusable(vf.pv)) {
 			list = append(list, c)
 		}
 	}
@@ -143,6 +143,13 @@ func settled(steps []Step, c complaint) bool {
 		}
 	}
 	return false
+}
+
+// reusable says that the volume is free for another claim, or is kept for a person to decide: what failed when it was to
+// be detached, deleted or recycled is past.
+func reusable(pv *v1.PersistentVolume) bool {
+	return pv != nil && (pv.Status.Phase == v1.VolumeAvailable ||
+		pv.Status.Phase != v1.VolumeBound && pv.Spec.PersistentVolumeReclaimPolicy == v1.PersistentVolumeReclaimRetain)
 }
 
 // scheduling is what the scheduler says about a pod that it has found no node for.
