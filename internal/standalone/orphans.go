@@ -10,7 +10,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"berth.io/berth/internal/block/pool"
+	"berth.io/berth/internal/driver"
 	"berth.io/berth/internal/mount"
+	"berth.io/berth/internal/plugin/csi"
 )
 
 // Orphan is something that belongs to nobody.
@@ -41,7 +43,7 @@ func (in *instance) orphans(ctx context.Context) ([]Orphan, error) {
 	}
 	found := []Orphan{}
 	for _, s := range surveys {
-		found = append(found, orphansOf(s, volumes.Items, claims.Items)...)
+		found = append(found, orphansOf(s, volumes.Items, claims.Items, pods.Items)...)
 	}
 	attachments, err := in.danglingAttachments(ctx, volumes.Items)
 	if err != nil {
@@ -62,8 +64,9 @@ func (in *instance) orphans(ctx context.Context) ([]Orphan, error) {
 	return found, nil
 }
 
-// orphansOf names what is in a pool and in no PersistentVolume. A volume named after a claim that exists is being made.
-func orphansOf(s pool.Survey, volumes []corev1.PersistentVolume, claims []corev1.PersistentVolumeClaim) []Orphan {
+// orphansOf names what is in a pool and in no PersistentVolume. A volume named after a claim that exists is being made, and one
+// named after an inline volume of a pod lives with the pod.
+func orphansOf(s pool.Survey, volumes []corev1.PersistentVolume, claims []corev1.PersistentVolumeClaim, pods []corev1.Pod) []Orphan {
 	wanted := map[string]bool{}
 	for _, v := range volumes {
 		if v.Spec.CSI != nil && v.Spec.CSI.Driver == blockDriver {
@@ -73,6 +76,13 @@ func orphansOf(s pool.Survey, volumes []corev1.PersistentVolume, claims []corev1
 	making := map[string]bool{}
 	for _, c := range claims {
 		making["pvc-"+string(c.UID)] = true
+	}
+	for _, p := range pods {
+		for _, v := range p.Spec.Volumes {
+			if v.CSI != nil && v.CSI.Driver == blockDriver {
+				making[driver.InlineName(csi.InlineHandle(&p, v.Name))] = true
+			}
+		}
 	}
 	var found []Orphan
 	for _, v := range s.Volumes {
