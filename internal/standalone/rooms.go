@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -35,6 +36,7 @@ import (
 	"berth.io/berth/internal/plugin/csi"
 	"berth.io/berth/internal/plugin/intree"
 	"berth.io/berth/internal/provision"
+	"berth.io/berth/internal/retention"
 	"berth.io/berth/internal/schedule"
 	"berth.io/berth/internal/snapshotmetadata"
 	"berth.io/berth/internal/trace"
@@ -51,11 +53,13 @@ type rooms struct {
 	journal   *trace.Journal
 	events    record.EventBroadcaster
 	informers informers.SharedInformerFactory
+	snapshots snapfactory.SharedInformerFactory
 
 	claim     *claim.Controller  // nil with upstream's controllers
 	attach    *attach.Controller // nil with upstream's controllers
 	schedule  *schedule.Scheduler
 	provision *provision.Manager
+	retention *retention.Controller
 	drivers   *csi.Drivers
 	plugins   *plugin.Registry
 	mount     *mount.Manager
@@ -165,6 +169,23 @@ func (r *rooms) makeControllers() (err error) {
 	return err
 }
 
+// makeSnapshots makes the schedules of snapshots, and the informers that they share with those who take them.
+func (r *rooms) makeSnapshots() error {
+	in := r.in
+	snaps, err := snapclient.NewForConfig(in.config)
+	if err != nil {
+		return err
+	}
+	schedules, err := dynamic.NewForConfig(in.config)
+	if err != nil {
+		return err
+	}
+	r.snapshots = snapfactory.NewSharedInformerFactoryWithOptions(snaps, 0, snapfactory.WithTransform(withoutManagedFields))
+	r.retention, err = retention.New(retention.Options{Client: schedules, Informers: r.informers, Snap: snaps, SnapInformers: r.snapshots,
+		Events: r.recorder("snapshot-schedule"), Log: in.log, Metrics: r.metrics})
+	return err
+}
+
 // makeProvision gives the sidecars' controllers a client whose writes are boundaries, too: their code is not ours.
 func (r *rooms) makeProvision() error {
 	in := r.in
@@ -180,7 +201,7 @@ func (r *rooms) makeProvision() error {
 		return err
 	}
 	r.provision, err = provision.New(provision.Options{
-		Client: client, Informers: r.informers, Snap: snaps, SnapInformers: snapfactory.NewSharedInformerFactory(snaps, 0),
+		Client: client, Informers: r.informers, Snap: snaps, SnapInformers: r.snapshots,
 		Events: r.recorder("external-provisioner"), Trace: r.journal, Log: in.log, Metrics: r.metrics, Node: in.NodeName, Namespace: metav1.NamespaceSystem,
 	})
 	if err != nil {
@@ -283,6 +304,7 @@ func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
 	}
 	run(ctx, &callers, "schedule", r.schedule.Run)
 	run(ctx, &callers, "provision", r.provision.Run)
+	run(ctx, &callers, "retention", r.retention.Run)
 	if r.metadata != nil {
 		run(ctx, &callers, "snapshot metadata", r.metadata.Run)
 	}
