@@ -141,6 +141,13 @@ func (b *Backend) Create(ctx context.Context, r backend.CreateRequest) (backend.
 		}
 		defer source.Release()
 		source.Step("copying it to " + id)
+		if r.Source.VolumeID != "" {
+			v, err := b.get(r.Source.VolumeID) // again: what the last holder did counts
+			if err != nil {
+				return backend.Volume{}, err
+			}
+			spec.Quiesced = func(copy func() error) error { return b.quiesced(ctx, []held{{v, source}}, copy) }
+		}
 	}
 	v, err := b.o.Pool.Create(spec)
 	if errors.Is(err, pool.ErrExists) {

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"berth.io/berth/internal/backend"
-	"berth.io/berth/internal/backend/hold"
 	"berth.io/berth/internal/block/pool"
 )
 
@@ -25,16 +24,21 @@ func (b *Backend) CreateGroupSnapshot(ctx context.Context, r backend.GroupSnapsh
 	if g, found, err := b.sameGroup(id, r.Name, volumes); found || err != nil {
 		return g, err
 	}
-	for _, v := range volumes {
-		if _, err := b.get(v); err != nil {
+	var members []held
+	for _, id := range volumes {
+		if _, err := b.get(id); err != nil {
 			return backend.GroupSnapshot{}, err
 		}
-		h, err := b.holds.Acquire(ctx, v, "CreateVolumeGroupSnapshot")
+		h, err := b.holds.Acquire(ctx, id, "CreateVolumeGroupSnapshot")
 		if err != nil {
 			return backend.GroupSnapshot{}, err
 		}
-		defer func(h *hold.Hold) { h.Release() }(h)
-		h.Step("taking a group snapshot")
+		defer h.Release()
+		v, err := b.get(id) // again: what the last holder did counts
+		if err != nil {
+			return backend.GroupSnapshot{}, err
+		}
+		members = append(members, held{v, h})
 	}
 	if g, found, err := b.sameGroup(id, r.Name, volumes); found || err != nil {
 		return g, err
@@ -43,7 +47,7 @@ func (b *Backend) CreateGroupSnapshot(ctx context.Context, r backend.GroupSnapsh
 	for i, v := range volumes {
 		requests[i] = pool.TakeRequest{ID: memberIDFor(id, v), Name: r.Name, VolumeID: v}
 	}
-	if _, err := b.take(ctx, id, r.Name, requests...); err != nil {
+	if _, err := b.take(ctx, id, r.Name, members, requests...); err != nil {
 		return backend.GroupSnapshot{}, err
 	}
 	return b.GroupSnapshot(ctx, id)
@@ -91,7 +95,7 @@ func (b *Backend) DeleteGroupSnapshot(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		defer func(m *hold.Hold) { m.Release() }(m)
+		defer m.Release()
 	}
 	h.Step("deleting it")
 	return translate(b.o.Pool.DeleteGroup(id))

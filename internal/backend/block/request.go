@@ -50,7 +50,7 @@ func (b *Backend) CheckParameters(parameters map[string]string) error {
 	return nil
 }
 
-// volumeSize decides the size from the request's range and its filesystem's minimum.
+// volumeSize decides the size from the request's range: at least what its filesystem needs, in whole units.
 func volumeSize(r backend.CreateRequest) (int64, error) {
 	var least int64 = pool.VolumeQuantum
 	if r.FSType != "" {
@@ -74,8 +74,8 @@ func volumeSize(r backend.CreateRequest) (int64, error) {
 		}
 	}
 	if size < least {
-		if r.FSType != "" {
-			return 0, fmt.Errorf("%w: %d bytes are too few for %s, which needs at least %d MiB", backend.ErrTooLarge, size, r.FSType, least>>20)
+		if r.LimitBytes > 0 && r.LimitBytes < least && r.FSType != "" {
+			return 0, fmt.Errorf("%w: %s needs at least %d MiB, and the limit is %d bytes", backend.ErrTooLarge, r.FSType, least>>20, r.LimitBytes)
 		}
 		size = least
 	}

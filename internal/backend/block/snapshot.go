@@ -55,8 +55,11 @@ func (b *Backend) CreateSnapshot(ctx context.Context, r backend.SnapshotRequest)
 	if s, found, err := b.sameSnapshot(id, r); found || err != nil {
 		return s, err
 	}
-	h.Step("taking a snapshot of it")
-	taken, err := b.take(ctx, "", "", pool.TakeRequest{ID: id, Name: r.Name, VolumeID: r.VolumeID})
+	v, err := b.get(r.VolumeID) // again: what the last holder did counts
+	if err != nil {
+		return backend.Snapshot{}, err
+	}
+	taken, err := b.take(ctx, "", "", []held{{v, h}}, pool.TakeRequest{ID: id, Name: r.Name, VolumeID: r.VolumeID})
 	if err != nil {
 		return backend.Snapshot{}, err
 	}
@@ -78,12 +81,15 @@ func (b *Backend) sameSnapshot(id string, r backend.SnapshotRequest) (backend.Sn
 }
 
 // take takes the snapshots of volumes that the caller holds.
-func (b *Backend) take(_ context.Context, group, name string, requests ...pool.TakeRequest) ([]pool.Snapshot, error) {
+func (b *Backend) take(ctx context.Context, group, name string, volumes []held, requests ...pool.TakeRequest) ([]pool.Snapshot, error) {
+	for _, one := range volumes {
+		one.h.Step("sharing its blocks with a snapshot")
+	}
 	t, err := b.o.Pool.Begin(group, name, requests...)
 	if err != nil {
 		return nil, translate(err)
 	}
-	err = t.Copy()
+	err = b.quiesced(ctx, volumes, t.Copy)
 	if err == nil {
 		var taken []pool.Snapshot
 		if taken, err = t.Finish(); err == nil {

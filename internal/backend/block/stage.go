@@ -80,7 +80,7 @@ func (b *Backend) stageFilesystem(ctx context.Context, h *hold.Hold, v pool.Volu
 	if err := b.prepareExt4(ctx, h, v, dev, fsType); err != nil {
 		return err
 	}
-	err = boundary.Do("backend-block/mount", func() error { return mountpoint.Mount(dev.Name(), r.Path, fsType, r.MountOptions) })
+	err = b.mount(ctx, h, v, dev, fsType, r)
 	if errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("%w: %w (a mount option that %s does not know, or a damaged filesystem: the kernel's log says which)", backend.ErrInvalid, err, fsType)
 	}
@@ -88,7 +88,45 @@ func (b *Backend) stageFilesystem(ctx context.Context, h *hold.Hold, v pool.Volu
 		return err
 	}
 	b.noteReadOnly(r.ID, r.Path)
-	return nil
+	return b.fill(h, v, dev, fsType, r.Path)
+}
+
+// mount mounts a copy of another volume beside it, too, whose UUID it has. ext4 does not mind. XFS is told not to. btrfs gives
+// it another one for as long as it is mounted (Linux 6.7); an older kernel refuses, and then it gets another for good.
+func (b *Backend) mount(ctx context.Context, h *hold.Hold, v pool.Volume, dev *os.File, fsType string, r backend.StageRequest) error {
+	options := r.MountOptions
+	if v.Source != nil && fsType == filesystem.XFS {
+		options = append(slices.Clone(options), "nouuid")
+	}
+	mount := func() error { return mountpoint.Mount(dev.Name(), r.Path, fsType, options) }
+	err := boundary.Do("backend-block/mount", mount)
+	if !errors.Is(err, unix.EEXIST) || v.Source == nil || fsType != filesystem.Btrfs {
+		return err
+	}
+	h.Step("giving its filesystem another UUID than its source has")
+	return boundary.Do("backend-block/mount-with-new-uuid", func() error {
+		if err := filesystem.ChangeUUID(ctx, fsType, dev.Name()); err != nil {
+			return fmt.Errorf("%w: volume %s has the UUID of its source, which is mounted here, and cannot get another: %w", backend.ErrInUse, v.ID, err)
+		}
+		return mount()
+	})
+}
+
+// fill grows a filesystem that is smaller than its volume: restored to a larger size, or expanded while it was not mounted.
+func (b *Backend) fill(h *hold.Hold, v pool.Volume, dev *os.File, fsType, at string) error {
+	if fsType == filesystem.Ext4 && !filesystem.Outgrown(fsType, dev, v.SizeBytes) || fsType == filesystem.Btrfs && !b.smaller(at, v.SizeBytes) {
+		return nil
+	}
+	if ro, err := mountpoint.ReadOnly(at); err != nil || ro {
+		return err
+	}
+	h.Step("growing its filesystem")
+	return boundary.Do("backend-block/fill", func() error { return filesystem.Grow(fsType, at, dev, v.SizeBytes) })
+}
+
+func (b *Backend) smaller(at string, size int64) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(at, &st) == nil && int64(st.Blocks)*st.Bsize < size
 }
 
 // prepareExt4 does what has to be done before a mount, which is nothing for nearly every volume: repair a filesystem that

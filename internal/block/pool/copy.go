@@ -3,6 +3,7 @@ package pool
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,6 +32,48 @@ func newCopying(from, to string) (*copying, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// manyExtents is how many extents a file can have and still be copied in some 10 ms, 10 µs for each.
+const manyExtents = 1000
+
+// shareStep is how long one piece of share should hold back writes.
+const shareStep = 4 * time.Millisecond
+
+// share copies the file piece by piece, with writes going on in between. What they change is not in the copy, but all that they
+// left is, and copying again what is copied already takes a fifth of the time.
+//
+// boundary: held by the caller.
+func (c *copying) share() error {
+	n, err := xfs.ExtentCount(c.from)
+	if err != nil || n < manyExtents {
+		return err
+	}
+	st, err := c.from.Stat()
+	if err != nil {
+		return err
+	}
+	size := st.Size()
+	if err := c.to.Truncate(size); err != nil {
+		return err
+	}
+	piece := 4 * mib
+	for at := int64(0); at < size; {
+		length := min(piece, size-at)
+		began := time.Now()
+		r := unix.FileCloneRange{Src_fd: int64(c.from.Fd()), Src_offset: uint64(at), Src_length: uint64(length), Dest_offset: uint64(at)}
+		if err := unix.IoctlFileCloneRange(int(c.to.Fd()), &r); err != nil {
+			return fmt.Errorf("share the blocks of %s with %s: %w", c.from.Name(), c.to.Name(), noSpace(err))
+		}
+		at += length
+		switch took := time.Since(began); {
+		case took < shareStep/2:
+			piece = min(2*piece, gib)
+		case took > 2*shareStep:
+			piece = max(piece/2, mib)
+		}
+	}
+	return nil
 }
 
 // all makes the copy what the file is at one instant: the kernel holds writes to it back meanwhile.

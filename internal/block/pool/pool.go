@@ -120,6 +120,9 @@ func (p *Pool) open(ctx context.Context) error {
 	if p.marker, err = p.readOrWriteMarker(); err != nil {
 		return err
 	}
+	if err := thawIn(p.path()); err != nil { // first of all: somebody waits for each
+		return err
+	}
 	if err := p.recoverBacking(); err != nil {
 		return err
 	}

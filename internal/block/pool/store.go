@@ -43,6 +43,8 @@ type Spec struct {
 	// Source of its content, and whose bytes that are; nil for an empty volume.
 	Source  *Source
 	Content Content
+	// Quiesced runs the copying of the source while nothing changes it; nil when nobody writes to it.
+	Quiesced func(copy func() error) error
 }
 
 // Create makes a volume, durably. ErrExists returns the volume that is there. ErrNoSpace and ErrTooLarge leave nothing
@@ -72,7 +74,7 @@ func (p *Pool) Create(s Spec) (Volume, error) {
 	if err := p.reserve(v.SizeBytes); err != nil {
 		return Volume{}, err
 	}
-	if err := p.make(v, from); err != nil {
+	if err := p.make(v, from, s.Quiesced); err != nil {
 		p.release(v.SizeBytes)
 		return Volume{}, fmt.Errorf("make volume %s: %w", v.ID, err)
 	}
@@ -80,9 +82,9 @@ func (p *Pool) Create(s Spec) (Volume, error) {
 	return v, nil
 }
 
-func (p *Pool) make(v Volume, from string) error {
+func (p *Pool) make(v Volume, from string, quiesced func(copy func() error) error) error {
 	making := p.path(volumesName, makingPrefix+v.ID)
-	err := boundary.Do("pool/make-volume", func() error { return makeFiles(making, from, v) })
+	err := boundary.Do("pool/make-volume", func() error { return makeFiles(making, from, v, quiesced) })
 	if err == nil {
 		// The name makes it a volume. The sync makes all of it durable (replaceFile says why).
 		err = boundary.Do("pool/name-volume", func() error {
@@ -118,7 +120,7 @@ func (p *Pool) sourceDisk(s Spec) (string, error) {
 	}
 }
 
-func makeFiles(dir, from string, v Volume) error {
+func makeFiles(dir, from string, v Volume, quiesced func(copy func() error) error) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
@@ -138,7 +140,12 @@ func makeFiles(dir, from string, v Volume) error {
 			return err
 		}
 		defer c.close()
-		if err := errors.Join(c.all(), c.to.Truncate(v.SizeBytes)); err != nil {
+		if quiesced == nil {
+			err = c.all()
+		} else if err = c.share(); err == nil {
+			err = quiesced(c.all)
+		}
+		if err := errors.Join(err, c.to.Truncate(v.SizeBytes)); err != nil {
 			return err
 		}
 	}

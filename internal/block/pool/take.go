@@ -93,6 +93,9 @@ func (t *Take) begin() error {
 				return err
 			}
 			t.copies = append(t.copies, c)
+			if err := c.share(); err != nil {
+				return err
+			}
 		}
 		return nil
 	})

@@ -53,6 +53,9 @@ func teardownPool(dir, name string) error {
 	}
 	defer lock.Close()
 	at := MountPoint(dir, name)
+	if err := thawIn(at); err != nil {
+		return err
+	}
 	loops, err := loopsOf(at)
 	if err != nil {
 		return err

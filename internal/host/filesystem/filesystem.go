@@ -143,3 +143,15 @@ func Repair(ctx context.Context, fsType, device string) error {
 	}
 	return nil
 }
+
+// ChangeUUID gives the filesystem on a device that is not mounted another UUID, so that it is not taken for the one that it is a
+// copy of. For btrfs alone: the others can be mounted beside each other as they are.
+func ChangeUUID(ctx context.Context, fsType, device string) error {
+	if fsType != Btrfs {
+		return nil
+	}
+	if _, err := command.Run(ctx, makeDeadline, "btrfstune", "-m", device); err != nil {
+		return fmt.Errorf("change the UUID of the btrfs on %s: %w", device, err)
+	}
+	return nil
+}

@@ -89,6 +89,15 @@ func SetExtentSize(f *os.File, bytes uint32) error {
 	return nil
 }
 
+// ExtentCount is how many extents f has.
+func ExtentCount(f *os.File) (int, error) {
+	var x fsXAttr
+	if err := ioctl(f, iocFSGetXAttr, unsafe.Pointer(&x)); err != nil {
+		return 0, fmt.Errorf("read the number of extents of %s: %w", f.Name(), err)
+	}
+	return int(x.Extents), nil
+}
+
 func ioctl(f *os.File, request uintptr, arg unsafe.Pointer) error {
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(arg)); errno != 0 {
 		return errno

@@ -1,0 +1,69 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/filesystem"
+	"berth.io/berth/internal/host/mountpoint"
+)
+
+// FrozenLink in a volume's directory points to where its filesystem is mounted, for as long as that is being frozen or is
+// frozen. A freeze outlives the process that made it, and everything that writes to the volume waits for the thaw.
+const FrozenLink = "frozen"
+
+// Thaw lets the filesystems of the pools under dir (<data directory>/pools) be written again that a killed process left
+// frozen. It needs no open pool; nobody may be taking snapshots.
+func Thaw(dir string) error {
+	dir, names, err := poolsUnder(dir)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, name := range names {
+		failed = append(failed, thawIn(MountPoint(dir, name)))
+	}
+	return errors.Join(failed...)
+}
+
+func thawIn(at string) error {
+	links, err := filepath.Glob(filepath.Join(at, volumesName, "*", FrozenLink))
+	if err != nil {
+		return err
+	}
+	for _, link := range links {
+		path, err := os.Readlink(link)
+		if err != nil {
+			continue
+		}
+		if err := thawAt(path); err != nil {
+			return fmt.Errorf("thaw the volume %s, which a killed process left frozen: %w", filepath.Base(filepath.Dir(link)), err)
+		}
+		err = boundary.Do("pool/forget-crashed-freeze", func() error { return removeIfThere(link) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func thawAt(path string) error {
+	if is, err := mountpoint.Is(path); err != nil || !is {
+		return err // unmounted since; nothing that anybody could write to
+	}
+	root, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return boundary.Do("pool/thaw-after-crash", func() error { return filesystem.Thaw(root) })
+}
