@@ -27,15 +27,16 @@ type fakePlugin struct {
 	calls []string
 	fails map[string][]error       // "stage pv-1" → the errors of the next calls
 	hangs map[string]chan struct{} // "stage pv-1" → the call waits until it is closed
-	keeps map[string]bool          // volumes that a teardown leaves
-	stays map[string]bool          // what is staged ("pv-1") and published ("pod-1/pv-1")
+	seen  map[string]plugin.Inspection
+	keeps map[string]bool // volumes that a teardown leaves
+	stays map[string]bool // what is staged ("pv-1") and published ("pod-1/pv-1")
 	woken chan string
 }
 
 func newFakePlugin(t *testing.T) *fakePlugin {
 	return &fakePlugin{
 		dir: t.TempDir(), attachable: true,
-		fails: map[string][]error{}, hangs: map[string]chan struct{}{}, keeps: map[string]bool{}, stays: map[string]bool{},
+		fails: map[string][]error{}, hangs: map[string]chan struct{}{}, seen: map[string]plugin.Inspection{}, keeps: map[string]bool{}, stays: map[string]bool{},
 		woken: make(chan string, 1000),
 	}
 }
@@ -144,6 +145,13 @@ func (f *fakePlugin) StagedVolumes() ([]plugin.Reconstructed, error) {
 		}
 	}
 	return out, nil
+}
+
+func (f *fakePlugin) Inspect(ctx context.Context, v *plugin.Volume) (plugin.Inspection, error) {
+	err := f.do(ctx, "inspect "+v.PV.Name, "expanded", true)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.seen[v.PV.Name], err
 }
 
 func (f *fakePlugin) Keeps(_ types.UID, specName string) bool {

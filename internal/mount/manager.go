@@ -53,6 +53,8 @@ type Manager struct {
 	volumes  map[v1.UniqueVolumeName]*volume
 	byClaim  map[types.NamespacedName]map[types.UID]*podEntry
 	lanes    map[string]chan struct{}
+	// inspecting are the lanes whose drivers are being asked how their volumes are.
+	inspecting map[string]bool
 
 	// node is the newest version of this node's object that was seen, from the watch or in answer to a patch.
 	node     *v1.Node
@@ -93,6 +95,7 @@ func New(o Options) (*Manager, error) {
 		volumes:    map[v1.UniqueVolumeName]*volume{},
 		byClaim:    map[types.NamespacedName]map[types.UID]*podEntry{},
 		lanes:      map[string]chan struct{}{},
+		inspecting: map[string]bool{},
 		attached:   map[v1.UniqueVolumeName]string{},
 		reported:   map[v1.UniqueVolumeName]bool{},
 		settled:    make(chan struct{}),
@@ -129,6 +132,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.start(m.reportLoop)
 	m.start(m.journalLoop)
 	m.start(m.refreshLoop)
+	m.start(m.inspectLoop)
 	<-ctx.Done()
 	m.mu.Lock()
 	m.ready = false // no goroutine starts any more

@@ -85,6 +85,9 @@ type use struct {
 	// settling: published for the first time, and an expansion comes before the pod may see it.
 	settling bool
 
+	// inspected is what the driver said last of its usage and health.
+	inspected plugin.Inspection
+
 	wait  string
 	err   error
 	since time.Time

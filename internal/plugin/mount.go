@@ -38,6 +38,43 @@ type Expander interface {
 	Expand(ctx context.Context, r ExpandRequest) error
 }
 
+// Inspector is a Mounter that can tell how full and how well a published volume is.
+type Inspector interface {
+	// Inspect changes nothing. What its driver can't tell is left empty.
+	Inspect(ctx context.Context, v *Volume) (Inspection, error)
+}
+
+// Inspection is a published volume at one moment.
+type Inspection struct {
+	// Bytes and Inodes are nil when they are not known.
+	Bytes, Inodes *Usage
+	// Health says that Problems is known: empty means well.
+	Health   bool
+	Problems []Problem
+}
+
+// Usage in bytes or inodes.
+type Usage struct{ Total, Used, Available int64 }
+
+// Problem is one adverse condition of a volume, in its driver's words.
+type Problem struct {
+	// Kind is the spec's: DEGRADED, INACCESSIBLE, DATA_LOSS, or a number that this version does not know.
+	Kind string
+	// Reason is one word in CamelCase, Message is for a user; both may be empty.
+	Reason, Message string
+}
+
+func (p Problem) String() string {
+	s := p.Kind
+	if p.Reason != "" {
+		s += " (" + p.Reason + ")"
+	}
+	if p.Message != "" {
+		s += ": " + p.Message
+	}
+	return s
+}
+
 // What an expansion on the node can end in besides success.
 var (
 	// ErrExpandNotServed: the driver has no expansion on the node.

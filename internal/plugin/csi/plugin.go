@@ -55,6 +55,9 @@ type Plugin struct {
 	attachments storagelisters.VolumeAttachmentLister
 	volumes     corelisters.PersistentVolumeLister
 
+	// seLinux says whether this host has SELinux.
+	seLinux func() bool
+
 	tokens tokenCache
 	detach detachMemory
 
@@ -67,6 +70,7 @@ var (
 	_ plugin.Attacher     = &Plugin{}
 	_ plugin.Mounter      = &Plugin{}
 	_ plugin.Expander     = &Plugin{}
+	_ plugin.Inspector    = &Plugin{}
 	_ plugin.StagedLister = &Plugin{}
 	_ plugin.Driven       = &Plugin{}
 
@@ -88,6 +92,7 @@ func New(o Options) (*Plugin, error) {
 		node:     o.Node,
 		log:      o.Log,
 		marks:    o.NewAttachment,
+		seLinux:  seLinuxEnabled,
 		contexts: map[string]publishContext{},
 	}
 	if o.Informers != nil {

@@ -140,7 +140,9 @@ func (p *Plugin) preparePublish(ctx context.Context, r plugin.PublishRequest) (*
 
 	var fsGroup *int64
 	if v.Mode() != v1.PersistentVolumeBlock {
-		options, q.data.SELinuxMountContext = p.seLinuxOptions(v, options)
+		if options, q.data.SELinuxMountContext, err = p.seLinuxOptions(v, options); err != nil {
+			return nil, err
+		}
 		if caps.mountGroup {
 			fsGroup = r.FSGroup
 		}

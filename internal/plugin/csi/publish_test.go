@@ -103,6 +103,38 @@ func TestInline(t *testing.T) {
 	}
 }
 
+// A claim that the pod takes read-only, and an inline volume that is: the driver is told, and nobody changes the owner.
+func TestReadOnlyPublications(t *testing.T) {
+	yes := true
+	for name, c := range map[string]struct {
+		change func(*plugin.Volume)
+		want   bool
+	}{
+		"a claim, writable":  {func(*plugin.Volume) {}, false},
+		"a claim, read-only": {func(v *plugin.Volume) { v.ReadOnly = true }, true},
+		"inline, read-only": {func(v *plugin.Volume) {
+			v.PV, v.ReadOnly = nil, true
+			v.Source = &v1.Volume{Name: "data", VolumeSource: v1.VolumeSource{CSI: &v1.CSIVolumeSource{Driver: testDriver, ReadOnly: &yes}}}
+		}, true},
+		"raw, read-only": {func(v *plugin.Volume) { asBlock(v); v.ReadOnly = true }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, allCapabilities...)
+			p, _ := newPlugin(t, s, DriversOptions{}, csiDriver(func(d *storagev1.CSIDriverSpec) {
+				d.VolumeLifecycleModes = append(d.VolumeLifecycleModes, storagev1.VolumeLifecycleEphemeral)
+			}))
+			v := testVolume(c.change)
+			if _, err := p.Publish(t.Context(), plugin.PublishRequest{Volume: v}); err != nil && v.Mode() != v1.PersistentVolumeBlock { // whose bind mount needs root
+				t.Fatal(err)
+			}
+			if got := s.last["NodePublishVolume"].(*csipb.NodePublishVolumeRequest).Readonly; got != c.want {
+				t.Errorf("read-only %v", got)
+			}
+			_ = p.Unpublish(t.Context(), plugin.UnpublishRequest{PodUID: v.Pod.UID, SpecName: v.SpecName(), Mode: v.Mode()})
+		})
+	}
+}
+
 // Access modes as the driver's capabilities let them be said.
 func TestAccessModes(t *testing.T) {
 	for _, c := range []struct {
@@ -159,6 +191,16 @@ func TestFSGroup(t *testing.T) {
 			said := s.last["NodePublishVolume"].(*csipb.NodePublishVolumeRequest).VolumeCapability.GetMount().GetVolumeMountGroup()
 			if (said != "") != (c.said != "") {
 				t.Errorf("told the driver %q", said)
+			}
+			s.caps = append(s.caps, csipb.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME)
+			if err := p.drivers.Register(testDriver, s.socket); err != nil { // with what it can do now
+				t.Fatal(err)
+			}
+			if err := p.Stage(t.Context(), plugin.StageRequest{Volume: v, FSGroup: &group}); err != nil {
+				t.Fatal(err)
+			}
+			if staged := s.last["NodeStageVolume"].(*csipb.NodeStageVolumeRequest).VolumeCapability.GetMount().GetVolumeMountGroup(); staged != said {
+				t.Errorf("published for group %q, staged for %q", said, staged)
 			}
 		})
 	}

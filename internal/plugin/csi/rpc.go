@@ -32,7 +32,7 @@ type driver struct {
 
 // capabilities of the node service that change what is called.
 type capabilities struct {
-	stage, expand, mountGroup, singleNodeMultiWriter bool
+	stage, expand, mountGroup, singleNodeMultiWriter, stats, condition, health bool
 }
 
 // call runs one RPC under its deadline.
@@ -93,6 +93,12 @@ func (d *driver) capabilities(ctx context.Context) (capabilities, error) {
 				c.mountGroup = true
 			case csipb.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER:
 				c.singleNodeMultiWriter = true
+			case csipb.NodeServiceCapability_RPC_GET_VOLUME_STATS:
+				c.stats = true
+			case capabilityVolumeCondition:
+				c.condition = true
+			case csipb.NodeServiceCapability_RPC_GET_VOLUME_HEALTH:
+				c.health = true
 			}
 		}
 		return err

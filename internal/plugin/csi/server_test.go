@@ -37,6 +37,9 @@ type nodeServer struct {
 	last  map[string]proto.Message
 	fails map[string]error
 	hangs map[string]bool
+	// stats and health are what the driver says of its volumes.
+	stats  *csipb.NodeGetVolumeStatsResponse
+	health []*csipb.VolumeHealth_VolumeHealthEntry
 }
 
 var allCapabilities = []csipb.NodeServiceCapability_RPC_Type{
@@ -134,6 +137,18 @@ func (s *nodeServer) NodeUnpublishVolume(_ context.Context, r *csipb.NodeUnpubli
 
 func (s *nodeServer) NodeExpandVolume(context.Context, *csipb.NodeExpandVolumeRequest) (*csipb.NodeExpandVolumeResponse, error) {
 	return &csipb.NodeExpandVolumeResponse{}, nil
+}
+
+func (s *nodeServer) NodeGetVolumeStats(context.Context, *csipb.NodeGetVolumeStatsRequest) (*csipb.NodeGetVolumeStatsResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stats, nil
+}
+
+func (s *nodeServer) NodeGetVolumeHealth(_ context.Context, r *csipb.NodeGetVolumeHealthRequest) (*csipb.NodeGetVolumeHealthResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &csipb.NodeGetVolumeHealthResponse{VolumeHealth: &csipb.VolumeHealth{VolumeId: r.VolumeId, HealthStatuses: s.health}}, nil
 }
 
 const (

@@ -65,7 +65,9 @@ func (p *Plugin) Stage(ctx context.Context, r plugin.StageRequest) error {
 	data := p.volumeData(r.Volume)
 	options := r.Volume.PV.Spec.MountOptions
 	if !block {
-		options, data.SELinuxMountContext = p.seLinuxOptions(r.Volume, options)
+		if options, data.SELinuxMountContext, err = p.seLinuxOptions(r.Volume, options); err != nil {
+			return err
+		}
 	}
 	dataDir := filepath.Dir(path)
 	if block {
