@@ -86,7 +86,7 @@ func (in *instance) newRooms() (r *rooms, err error) {
 	}
 	r.events = record.NewBroadcaster()
 	r.informers = informers.NewSharedInformerFactoryWithOptions(in.client, 0, informers.WithTransform(withoutManagedFields))
-	for _, make := range []func() error{r.makeDriver, r.makePlugins, r.makeControllers, r.makeProvision, r.makeMetadata, r.makeNode, r.makeNamed, r.watchPublished} {
+	for _, make := range []func() error{r.makeDriver, r.makePlugins, r.makeControllers, r.makeSnapshots, r.makeProvision, r.makeMetadata, r.makeNode, r.makeNamed, r.watchPublished} {
 		if err := make(); err != nil {
 			return nil, errors.Join(err, r.journal.Close())
 		}
