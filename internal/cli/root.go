@@ -67,7 +67,7 @@ func code(err error, stderr *os.File) int {
 		what, near, _ := strings.Cut(text, "\n\nDid you mean this?\n")
 		if text = what; near != "" {
 			text += "; did you mean " + strings.Join(strings.Fields(near), " or ") + "?"
-		} else {
+		} else if !strings.Contains(text, "--help") {
 			text += "; see `berth --help`"
 		}
 	}
