@@ -1,0 +1,237 @@
+package try
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// envRole tells a child of this program what it is in a run; see Helper.
+const envRole = "BERTH_TRY_ROLE"
+
+const (
+	roleBench  = "bench"
+	roleSanity = "sanity"
+)
+
+// Where the order of a child is, and where its answer goes (ExtraFiles).
+const (
+	orderFD  = 3
+	answerFD = 4
+	lockFD   = 5
+)
+
+// order is what the keeper gives the bench.
+type order struct {
+	Options Options
+	Work    string
+}
+
+// answer is what the bench gives back.
+type answer struct {
+	Report *Report
+	Error  string
+	Usage  bool
+}
+
+// endWithin is how long the bench may take to clean up after it was asked to end.
+const endWithin = 90 * time.Second
+
+// Run tries a driver. It keeps the run: the bench itself is a child, where it can be in namespaces of its own, whose end
+// ends every process and every mount in them. What remains after the child's end, however it came, is taken away here.
+//
+// The report is nil with an error; an error that is ErrUsage says that nothing was tried.
+func Run(ctx context.Context, o Options) (*Report, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	say := newTeller(o.Out, o.Color)
+	work, lock, err := makeWork()
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	sweepFormer(work, say.line)
+	report, err := keep(ctx, o, work, lock)
+	if o.Keep {
+		say.line("kept: " + work + " (logs of the driver and of the instance; remove it yourself)")
+		marked := os.WriteFile(filepath.Join(work, kept), nil, 0o600)
+		return report, errors.Join(err, marked, unmountBelow(work), detachLoops(work))
+	}
+	return report, errors.Join(err, sweep(work))
+}
+
+// keep runs the bench and waits for its answer.
+func keep(ctx context.Context, o Options, work string, lock *os.File) (*Report, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	orderR, orderW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	answerR, answerW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer answerR.Close()
+	out := o.Out
+	o.Out = nil
+	cmd := exec.Command(self, "try")
+	cmd.Env = append(os.Environ(), envRole+"="+roleBench)
+	cmd.ExtraFiles = []*os.File{orderR, answerW, lock}
+	cmd.Stderr = os.Stderr
+	if out != nil {
+		cmd.Stdout = out
+	}
+	cmd.SysProcAttr = attributes(o)
+	ended, started := make(chan error, 1), make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // the parent-death signal is the thread's
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			ended <- cmd.Wait()
+		}
+	}()
+	err = <-started
+	orderR.Close()
+	answerW.Close()
+	if err != nil {
+		orderW.Close()
+		return nil, fmt.Errorf("start the bench: %w%s", err, adviceFor(err))
+	}
+	go func() {
+		defer orderW.Close()
+		_ = json.NewEncoder(orderW).Encode(order{Options: o, Work: work})
+	}()
+	said := make(chan []byte, 1)
+	go func() {
+		b, _ := io.ReadAll(answerR)
+		said <- b
+	}()
+	var exit error
+	select {
+	case exit = <-ended:
+	case <-ctx.Done():
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case exit = <-ended:
+		case <-time.After(endWithin):
+			_ = cmd.Process.Kill()
+			exit = <-ended
+		}
+	}
+	var a answer
+	if err := json.Unmarshal(<-said, &a); err != nil {
+		return nil, fmt.Errorf("the bench ended without a report: %w", exit)
+	}
+	switch {
+	case a.Usage:
+		return nil, usageText(a.Error)
+	case a.Error != "":
+		return a.Report, errors.New(a.Error)
+	}
+	return a.Report, nil
+}
+
+// usageText is an ErrUsage that came through a pipe.
+type usageText string
+
+func (u usageText) Error() string        { return string(u) }
+func (u usageText) Is(target error) bool { return target == ErrUsage }
+
+// attributes of the bench's process. A driver that is the bench's own runs with it in a mount and a process namespace; without root
+// these need a user namespace, in which the driver may mount. A driver of somebody else mounts in the namespace that
+// the bench was started in, so the bench must be there to see it.
+func attributes(o Options) *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	for _, t := range []string{o.Driver, o.Controller} {
+		if t == "" {
+			continue
+		}
+		if target, err := parseTarget(t); err != nil || target.socket != "" {
+			return a
+		}
+	}
+	a.Cloneflags = syscall.CLONE_NEWNS | syscall.CLONE_NEWPID
+	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
+		a.Cloneflags |= syscall.CLONE_NEWUSER
+		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
+		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: gid, Size: 1}}
+	}
+	return a
+}
+
+func adviceFor(err error) string {
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
+		return "; without root it needs user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone)"
+	}
+	return ""
+}
+
+// Helper is the entry of the children of a run; handled says that this execution was one, with its exit code.
+func Helper(ctx context.Context, stdout *os.File) (code int, handled bool) {
+	switch role := os.Getenv(envRole); role {
+	case roleBench, roleSanity:
+		os.Unsetenv(envRole)
+		for _, fd := range []int{orderFD, answerFD, lockFD} {
+			unix.CloseOnExec(fd)
+		}
+		if role == roleSanity {
+			return sanityMain(), true
+		}
+		return benchMain(ctx, stdout), true
+	}
+	return 0, false
+}
+
+// benchMain is the bench's process.
+func benchMain(ctx context.Context, stdout *os.File) int {
+	var a answer
+	defer func() { _ = json.NewEncoder(os.NewFile(answerFD, "answer")).Encode(a) }()
+	var j order
+	if err := json.NewDecoder(os.NewFile(orderFD, "order")).Decode(&j); err != nil {
+		a.Error = err.Error()
+		return 1
+	}
+	if os.Getpid() == 1 {
+		if err := ownNamespaces(); err != nil {
+			a.Error = err.Error()
+			return 1
+		}
+	}
+	j.Options.Out = stdout
+	report, err := run(ctx, j.Options, j.Work)
+	a.Report = report
+	if err != nil {
+		a.Error, a.Usage = err.Error(), errors.Is(err, ErrUsage)
+	}
+	return 0
+}
+
+// ownNamespaces makes the namespaces that keep cloned private: mounts of the host still come in, none goes out, and /proc
+// shows this namespace's processes.
+//
+// boundary: held by the caller.
+func ownNamespaces() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("a mount namespace of its own: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("/proc of a process namespace of its own: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,120 @@
+package try
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+
+	"berth.io/berth/internal/try/proxy"
+)
+
+// ledger remembers on the disk what a driver has made for the bench and not deleted yet, so that nothing stays behind in
+// a driver that outlives the run.
+type ledger struct {
+	mu   sync.Mutex
+	path string
+	have []entry
+}
+
+type entry struct {
+	kind, id string // "volume" | "snapshot" | "group"
+	members  []string
+}
+
+func newLedger(path string) *ledger { return &ledger{path: path} }
+
+// note takes in a call, also one whose answer the caller did not get.
+func (l *ledger) note(c *proxy.Call) {
+	if c.Code != codes.OK || c.Response == nil {
+		return
+	}
+	switch r := c.Response.(type) {
+	case *csi.CreateVolumeResponse:
+		l.add(entry{kind: "volume", id: r.GetVolume().GetVolumeId()})
+	case *csi.CreateSnapshotResponse:
+		l.add(entry{kind: "snapshot", id: r.GetSnapshot().GetSnapshotId()})
+	case *csi.CreateVolumeGroupSnapshotResponse:
+		e := entry{kind: "group", id: r.GetGroupSnapshot().GetGroupSnapshotId()}
+		for _, s := range r.GetGroupSnapshot().GetSnapshots() {
+			e.members = append(e.members, s.GetSnapshotId())
+		}
+		l.add(e)
+	case *csi.DeleteVolumeResponse:
+		l.drop("volume", c.Request.(*csi.DeleteVolumeRequest).GetVolumeId())
+	case *csi.DeleteSnapshotResponse:
+		l.drop("snapshot", c.Request.(*csi.DeleteSnapshotRequest).GetSnapshotId())
+	case *csi.DeleteVolumeGroupSnapshotResponse:
+		l.drop("group", c.Request.(*csi.DeleteVolumeGroupSnapshotRequest).GetGroupSnapshotId())
+	}
+}
+
+func (l *ledger) add(e entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e.id == "" || slices.ContainsFunc(l.have, e.is) {
+		return
+	}
+	l.have = append(l.have, e)
+	l.append("+", e)
+}
+
+func (l *ledger) drop(kind, id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := entry{kind: kind, id: id}
+	if n := len(l.have); n > 0 {
+		if l.have = slices.DeleteFunc(l.have, e.is); len(l.have) < n {
+			l.append("-", e)
+		}
+	}
+}
+
+func (e entry) is(o entry) bool { return e.kind == o.kind && e.id == o.id }
+
+// append is best effort: without the file, only a killed run leaves something.
+func (l *ledger) append(sign string, e entry) {
+	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	fmt.Fprintf(f, "%s %s %q\n", sign, e.kind, e.id)
+}
+
+// left is what is still there, snapshots before volumes.
+func (l *ledger) left() []entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := slices.Clone(l.have)
+	order := []string{"group", "snapshot", "volume"}
+	slices.SortStableFunc(out, func(a, b entry) int { return slices.Index(order, a.kind) - slices.Index(order, b.kind) })
+	return out
+}
+
+// readLedger reads what a killed run left.
+func readLedger(path string) []entry {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	l := &ledger{path: os.DevNull}
+	for s := bufio.NewScanner(f); s.Scan(); {
+		var sign, kind, id string
+		if n, err := fmt.Sscanf(s.Text(), "%s %s %q", &sign, &kind, &id); n != 3 || err != nil {
+			continue // the line that the death cut
+		}
+		if sign == "+" && !strings.ContainsRune(kind, '/') {
+			l.add(entry{kind: kind, id: id})
+		} else {
+			l.drop(kind, id)
+		}
+	}
+	return l.left()
+}
