@@ -38,14 +38,13 @@ type SnapshotScheduleSpec struct {
 	// @monthly, @yearly, or @every followed by a duration of at least one second, such as @every 6h.
 	//
 	// +kubebuilder:validation:MaxLength=256
-	// +kubebuilder:validation:Pattern=`^\s*(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|@every [0-9][0-9a-zµ.]*|[^@\s=]+(\s+[^@\s=]+){4})\s*$`
+	// +kubebuilder:validation:XValidation:rule="self.matches('^ *(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|@every [0-9][0-9a-z.]*|[^@ =]+( +[^@ =]+){4}) *$')",message="want five fields (minute, hour, day of month, month, day of week; the time zone stands in timeZone), or @hourly, @daily, @weekly, @monthly, @yearly, or @every and a duration such as 6h"
 	Schedule string `json:"schedule"`
 	// TimeZone in which the schedule is read, by its name in the IANA database, such as Europe/Berlin. UTC when there is none.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:Pattern=`^[A-Za-z][A-Za-z0-9_+/-]*$`
-	// +kubebuilder:validation:XValidation:rule="self != 'Local'",message="Local is not a time zone: name one of the IANA database, such as Europe/Berlin"
+	// +kubebuilder:validation:XValidation:rule="self != 'Local' && self.matches('^[A-Za-z][A-Za-z0-9_+/-]*$')",message="want a name of the IANA database of time zones, such as Europe/Berlin"
 	TimeZone string `json:"timeZone,omitempty"`
 	// Keep is how many snapshots that are ready to use stay, of each claim; with group: true, how many group snapshots. Older
 	// ones are deleted.

@@ -113,9 +113,19 @@ func (c *Controller) fire(ctx context.Context, s *api.SnapshotSchedule, p plan, 
 		c.forget(s.Namespace+"/"+s.Name, false)
 	}
 	if count > 0 && failed == nil {
-		c.event(s, v1.EventTypeNormal, "SnapshotsRequested", fmt.Sprintf("asked for %d snapshots for %s", count, p.due.Format(time.RFC3339)))
+		c.event(s, v1.EventTypeNormal, "SnapshotsRequested", fmt.Sprintf("for %s: asked for %s", p.due.Format(time.RFC3339), snapshotsOf(s, count)))
 	}
 	return failed
+}
+
+func snapshotsOf(s *api.SnapshotSchedule, claims int) string {
+	switch {
+	case s.Spec.Group:
+		return "a group snapshot"
+	case claims == 1:
+		return "a snapshot of 1 claim"
+	}
+	return fmt.Sprintf("snapshots of %d claims", claims)
 }
 
 func ofWhat(claim string) string {
