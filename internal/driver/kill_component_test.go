@@ -33,7 +33,11 @@ var outside = map[string]string{
 	"pool/fill-hole": "a copied pool file", "pool/punch-held": "after a crash only", "pool/finish-extending-volume": "after a crash only", "pool/detach-deleted": "after a crash only",
 	"backend-block/drop-stale-staged": "after a crash only", "backend-block/repair": "a damaged filesystem",
 	"backend-block/grow-unmounted": "ext4 without CAP_SYS_RESOURCE",
-	"pool/teardown-unmount-volume": "teardown", "pool/teardown-detach-volume": "teardown", "pool/teardown-unmount": "teardown",
+	"pool/give-up-snapshot":        "full pool", "pool/remove-unfinished-snapshot": "after a crash only",
+	"pool/thaw-after-crash": "TestKilledWhileFrozen", "pool/forget-crashed-freeze": "TestKilledWhileFrozen",
+	"backend-block/thaw-late": "a freeze that hangs in the kernel", "backend-block/thaw-overdue": "a copy that hangs in the kernel",
+	"backend-block/mount-with-new-uuid": "btrfs on a kernel before 6.7",
+	"pool/teardown-unmount-volume":      "teardown", "pool/teardown-detach-volume": "teardown", "pool/teardown-unmount": "teardown",
 }
 
 // The process is killed on both sides of every boundary of the storage rooms, one after the other, on a journey that
@@ -106,6 +110,7 @@ func TestJourneyToBeKilled(t *testing.T) {
 	writeSynced(t, filepath.Join(s.target(id), "data"))
 	mark(t, dir, "written")
 	grow(t, s, id, 400*mib)
+	copies(t, s, id)
 	raw := s.create(t, "raw", 100*mib, b)
 	s.publish(t, raw, b)
 	s.unpublish(t, raw)
@@ -139,6 +144,7 @@ func complete(t *testing.T, dir string) {
 	}
 	writeSynced(t, filepath.Join(s.target(id), "data"))
 	grow(t, s, id, 400*mib)
+	copies(t, s, id)
 	s.unpublish(t, id)
 	s.delete(t, id)
 	raw := s.create(t, "raw", 100*mib, b)
@@ -151,6 +157,10 @@ func complete(t *testing.T, dir string) {
 	}
 	s.delete(t, big)
 	noLoops(t, dir)
+	s.nothingInline(t)
+	if left, err := s.ListSnapshots(t.Context(), &csi.ListSnapshotsRequest{}); err != nil || len(left.Entries) > 0 {
+		t.Errorf("snapshots left: %v, %v", left, err)
+	}
 	if c := s.pool.Capacity(); c.Reserved != 0 {
 		t.Errorf("reserved at the end: %d MiB", c.Reserved/mib)
 	}
@@ -164,6 +174,78 @@ func complete(t *testing.T, dir string) {
 		}
 		return nil
 	})
+}
+
+// copies makes and takes away whatever can be made of a mounted volume, and an inline one. Each step may have been done before.
+func copies(t testing.TB, s *served, id string) {
+	t.Helper()
+	c := mountCapability("xfs", writer)
+	c.GetMount().VolumeMountGroup = "4242"
+	taken := s.snapshot(t, "snap", id)
+	restored := s.createFrom(t, "restored", 500*mib, c, fromSnapshot(taken.SnapshotId))
+	s.publish(t, restored, c)
+	wantFile(t, filepath.Join(s.target(restored), "data"), synced)
+	s.unpublish(t, restored)
+	s.delete(t, restored)
+	s.delete(t, s.createFrom(t, "cloned", 0, c, fromVolume(id)))
+	s.deleteSnapshot(t, taken.SnapshotId)
+	r, err := s.CreateVolumeGroupSnapshot(t.Context(), &csi.CreateVolumeGroupSnapshotRequest{Name: "group", SourceVolumeIds: []string{id}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var members []string
+	for _, m := range r.GroupSnapshot.Snapshots {
+		members = append(members, m.SnapshotId)
+	}
+	if _, err := s.DeleteVolumeGroupSnapshot(t.Context(), &csi.DeleteVolumeGroupSnapshotRequest{GroupSnapshotId: r.GroupSnapshot.GroupSnapshotId, SnapshotIds: members}); err != nil {
+		t.Fatal(err)
+	}
+	s.publishInline(t, handle(1), map[string]string{"size": "100Mi"})
+	writeSynced(t, filepath.Join(s.target(handle(1)), "data"))
+	s.unpublishInline(t, handle(1))
+}
+
+// A process dies while it has a filesystem frozen, and the next one while it thaws: whoever writes waits, and goes on with the one
+// that gets further.
+func TestKilledWhileFrozen(t *testing.T) {
+	for _, again := range []string{"", "pool/thaw-after-crash:before", "pool/thaw-after-crash:after", "pool/forget-crashed-freeze:before", "pool/forget-crashed-freeze:after"} {
+		t.Run(again, func(t *testing.T) {
+			dir, err := os.MkdirTemp("", "kill")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := pool.Teardown(filepath.Join(dir, "pools")); err != nil {
+					t.Error(err)
+					return
+				}
+				os.RemoveAll(dir)
+			})
+			if !killAt(t, dir, "backend-block/freeze:after") {
+				t.Fatal("not killed while it was frozen")
+			}
+			targets, err := filepath.Glob(filepath.Join(dir, "pods", "*", "mount"))
+			if err != nil || len(targets) != 1 {
+				t.Fatal(targets, err)
+			}
+			written := make(chan error, 1)
+			go func() { written <- os.WriteFile(filepath.Join(targets[0], "waits"), nil, 0o600) }()
+			if again != "" && !killAt(t, dir, again) {
+				t.Fatal("not killed at " + again)
+			}
+			if again == "" || strings.HasPrefix(again, "pool/thaw-after-crash:before") {
+				select {
+				case err := <-written:
+					t.Errorf("written to a frozen filesystem: %v", err)
+				default:
+				}
+			}
+			complete(t, dir)
+			if err := <-written; err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 // create0 accepts that an expansion had begun.
