@@ -161,7 +161,12 @@ func killMarked(source string) error {
 
 // hasMark looks for the mark among the mounts that the process sees; sees is false when it does not see all.
 func hasMark(pid int, source string) (marked, sees bool) {
-	mounts, err := mountinfo.PidMountInfo(pid)
+	table, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	if err != nil {
+		return false, false
+	}
+	defer table.Close()
+	mounts, err := mountinfo.GetMountsFromReader(table, nil)
 	if err != nil {
 		return false, false
 	}

@@ -41,7 +41,7 @@ func formatAndMount(ctx context.Context, pv types.UID, device, dir, fsType strin
 		if err := formatEnded(dir); err != nil {
 			return err
 		}
-		return mountFound(ctx, device, dir, found, fsType, options)
+		return mountDevice(ctx, device, dir, found, fsType, options)
 	}
 	if !formatBegan(dir, device, pv) {
 		if err := mustBeEmpty(device); err != nil {
@@ -53,7 +53,7 @@ func formatAndMount(ctx context.Context, pv types.UID, device, dir, fsType strin
 	}
 	err = boundary.Do("intree/format", func() error { return makeFilesystem(ctx, device, fsType) })
 	if err == nil {
-		err = mountDevice(ctx, device, dir, fsType, options)
+		err = mountDevice(ctx, device, dir, "", fsType, options)
 	}
 	if err != nil {
 		if mustBeEmpty(device) == nil {
@@ -63,32 +63,6 @@ func formatAndMount(ctx context.Context, pv types.UID, device, dir, fsType strin
 		return err
 	}
 	return formatEnded(dir)
-}
-
-// mountFound mounts a filesystem that is there already, after the check that is safe to run unasked.
-func mountFound(ctx context.Context, device, dir, found, fsType string, options []string) error {
-	if slices.Contains(splitOptions(options), "ro") {
-		return mountDevice(ctx, device, dir, fsType, options)
-	}
-	err := boundary.Do("intree/check", func() error {
-		_, err := command.Run(ctx, makeWithin, "fsck", "-a", device)
-		return err
-	})
-	const uncorrected = 4
-	var failed *command.Error
-	switch {
-	case err == nil, errors.Is(err, command.ErrMissing):
-	case errors.As(err, &failed) && failed.Exit&uncorrected == 0: // repaired, or no checker for this kind
-	default:
-		return fmt.Errorf("check the %s on %s: %w", found, device, err)
-	}
-	if err := mountDevice(ctx, device, dir, fsType, options); err != nil {
-		if found != fsType {
-			return fmt.Errorf("%w (the device holds %s, and the volume asks for %s)", err, found, fsType)
-		}
-		return err
-	}
-	return nil
 }
 
 // formatOf names the filesystem on the device, or what else blkid recognises there, which then fails to mount; empty when it
@@ -134,18 +108,39 @@ func makeFilesystem(ctx context.Context, device, fsType string) error {
 	return nil
 }
 
-// mountDevice goes through mount(8): a user's options may be for one of its helpers.
-func mountDevice(ctx context.Context, device, dir, fsType string, options []string) error {
-	args := []string{"-t", fsType}
-	if list := strings.Join(append([]string{"defaults"}, options...), ","); list != "" {
-		args = append(args, "-o", list)
-	}
-	return boundary.Do("intree/mount-device", func() error {
-		if _, err := command.Run(ctx, mountWithin, "mount", append(args, "--", device, dir)...); err != nil {
+// mountDevice mounts the device, after the check that is safe to run unasked when a filesystem was found there. It goes through
+// mount(8): a user's options may be for one of its helpers.
+func mountDevice(ctx context.Context, device, dir, found, fsType string, options []string) error {
+	err := boundary.Do("intree/mount-device", func() error {
+		if found != "" && !slices.Contains(splitOptions(options), "ro") {
+			if err := check(ctx, device, found); err != nil {
+				return err
+			}
+		}
+		list := strings.Join(append([]string{"defaults"}, options...), ",")
+		if _, err := command.Run(ctx, mountWithin, "mount", "-t", fsType, "-o", list, "--", device, dir); err != nil {
 			return fmt.Errorf("mount %s (%s) at %s: %w", device, fsType, dir, err)
 		}
 		return nil
 	})
+	if err != nil && found != "" && found != fsType {
+		return fmt.Errorf("%w (the device holds %s, and the volume asks for %s)", err, found, fsType)
+	}
+	return err
+}
+
+// check repairs what can be repaired without asking. boundary: held by the caller.
+func check(ctx context.Context, device, found string) error {
+	_, err := command.Run(ctx, makeWithin, "fsck", "-a", device)
+	const uncorrected = 4
+	var failed *command.Error
+	switch {
+	case err == nil, errors.Is(err, command.ErrMissing):
+	case errors.As(err, &failed) && failed.Exit&uncorrected == 0: // repaired, or no checker for this kind
+	default:
+		return fmt.Errorf("check the %s on %s: %w", found, device, err)
+	}
+	return nil
 }
 
 func splitOptions(options []string) []string {
