@@ -129,6 +129,10 @@ func (d DataDir) teardownOffline(ctx context.Context) error {
 	}
 	volumes := intree.New(intree.Options{DataDir: string(d), Log: log})
 	registry := plugin.NewRegistry(append([]plugin.Plugin{c}, volumes.Plugins()...)...)
+	// A killed process may have left a filesystem frozen: once it is unmounted nobody can thaw it.
+	if err := pool.Thaw(d.Pools()); err != nil {
+		return err
+	}
 	return errors.Join(volume.TakeDown(string(d)), mount.TeardownOffline(ctx, string(d), registry, log), pool.Teardown(d.Pools()))
 }
 
