@@ -42,8 +42,10 @@ func startEtcd(dir string) (stop func(), err error) {
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{*peer}, []url.URL{*peer}
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
 	cfg.LogLevel = "error"
-	// A single member elects itself: the shortest timeouts that etcd accepts bring it up sooner.
-	cfg.TickMs, cfg.ElectionMs = 10, 100
+	// A single member elects itself one to five ticks after its start, and no tick after that is good for anything. With
+	// shorter ones it is up a quarter of a second sooner, and an idle instance's processor is woken 200 times a second
+	// for them, which was a quarter of all that it did.
+	cfg.TickMs, cfg.ElectionMs = 100, 500
 	// 10 000 is upstream's recommendation for a small cluster; the default keeps 100 000 entries in memory.
 	cfg.SnapshotCount = 10000
 	cfg.QuotaBackendBytes = 8 << 30
