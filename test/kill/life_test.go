@@ -285,7 +285,7 @@ func (s *script) nothingLeft() error {
 	if l := append(w.VolumeLoops(), w.PodMounts()...); len(l) > 0 {
 		return fmt.Errorf("left in the kernel: %q", l)
 	}
-	for _, pattern := range []string{"pools/default/volumes/*", "pods/*", "plugins/kubernetes.io/*/*/*"} {
+	for _, pattern := range []string{"pools/default/volumes/*", "pools/default/snapshots/*", "pools/default/groups/*", "pods/*", "plugins/kubernetes.io/*/*/*"} {
 		l, _ := filepath.Glob(filepath.Join(s.in.Dir, pattern))
 		for _, path := range l {
 			// The directories that all raw volumes share.

@@ -45,6 +45,8 @@ var lives = []life{
 	{name: "long journal", past: (*script).fillJournal, steps: (*script).wholeLife},
 	{name: "device", args: (*script).poolDevice, steps: (*script).wholeLife},
 	{name: "cannot grow", wrap: withoutSysResource, steps: (*script).cannotGrowLife},
+	{name: "snapshots", steps: (*script).snapshotLife},
+	{name: "frozen", first: "backend-block/freeze:after", steps: (*script).snapshotLife},
 	{name: "half made device", args: (*script).poolDevice, first: "pool/make-device-filesystem:after", steps: (*script).wholeLife},
 }
 

@@ -40,6 +40,8 @@ type script struct {
 	bared   [3]bool
 	unready bool
 	oldNode types.UID
+
+	kept map[string]string // of each schedule, the first snapshot that was seen
 }
 
 // step is repeated until it returns nil: the state is reached.
