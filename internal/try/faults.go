@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -140,7 +141,7 @@ func (b *bench) stepNodeRestart(ctx context.Context, s *Step) error {
 	for _, d := range b.drivers() {
 		d.kill()
 	}
-	if err := unmountBelow(b.in.dir); err != nil {
+	if err := unmountBelow(b.in.dir, b.in.database()); err != nil {
 		return err
 	}
 	for _, d := range b.drivers() {
@@ -165,15 +166,15 @@ func (b *bench) stepNodeRestart(ctx context.Context, s *Step) error {
 	return b.still(ctx, s, s.Name, sum, "the node was restarted while the volume was staged")
 }
 
-// unmountBelow takes every mount below dir away, the newest first.
-func unmountBelow(dir string) error {
+// unmountBelow takes every mount below dir away, the newest first, but those that are to stay.
+func unmountBelow(dir string, stay ...string) error {
 	mounts, err := mountpoint.List()
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for i := len(mounts) - 1; i >= 0; i-- {
-		if strings.HasPrefix(mounts[i].Path, dir+"/") {
+		if strings.HasPrefix(mounts[i].Path, dir+"/") && !slices.Contains(stay, mounts[i].Path) {
 			errs = append(errs, boundary.Do("try/unmount", func() error { return detachMount(mounts[i].Path) }))
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	snapclient "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -47,7 +48,23 @@ func newInstance(work string, out io.Writer) (*instance, error) {
 		return nil, err
 	}
 	defer l.Close()
-	return &instance{dir: filepath.Join(work, "d"), listen: l.Addr().String(), out: out}, nil
+	in := &instance{dir: filepath.Join(work, "d"), listen: l.Addr().String(), out: out}
+	return in, in.inMemory()
+}
+
+// database is where etcd and the credentials are.
+func (in *instance) database() string { return filepath.Join(in.dir, "apiserver") }
+
+// inMemory puts the database on a tmpfs: it outlives a killed instance, and nobody needs it after a power failure. Without the
+// right to mount, it is on the disk.
+func (in *instance) inMemory() error {
+	if err := os.MkdirAll(in.database(), 0o700); err != nil {
+		return err
+	}
+	_ = boundary.Do("try/mount-memory", func() error {
+		return unix.Mount("berth-try", in.database(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700")
+	})
+	return nil
 }
 
 // start runs `berth up` and returns when its API and its rooms are there.
@@ -62,7 +79,7 @@ func (in *instance) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	in.cmd = exec.Command(self, "up", "--bare", "--data-dir", in.dir, "--node-name", nodeName, "--listen", in.listen)
+	in.cmd = exec.Command(self, "up", "--bare", "--data-dir", in.dir, "--node-name", nodeName, "--listen", in.listen, "--snapshot-metadata", "off")
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "BERTH_KILL_") && !strings.HasPrefix(e, "BERTH_TRY") {
 			in.cmd.Env = append(in.cmd.Env, e)

@@ -70,8 +70,10 @@ func (b *bench) stepSanity(ctx context.Context, s *Step) error {
 // sanitySection is the RPC or service that a spec's name has.
 func sanitySection(name string) string {
 	for word := range strings.FieldsSeq(name) {
-		if _, ok := spec.Promised(word); ok {
-			return word
+		for _, method := range []string{word, "Controller" + word} {
+			if _, ok := spec.Promised(method); ok {
+				return method
+			}
 		}
 	}
 	return "RPC Interface"
@@ -165,6 +167,10 @@ func sanityMain() int {
 	config := sanity.NewTestConfig()
 	config.Address, config.ControllerAddress = "unix://"+o.Node, "unix://"+o.Controller
 	config.TargetPath, config.StagingPath = filepath.Join(o.Work, "target"), filepath.Join(o.Work, "staging")
+	// A directory for each spec: what one leaves would otherwise fail all that follow. What is left mounted is found and
+	// taken away at the end of the run.
+	fresh := func(path string) (string, error) { return os.MkdirTemp(filepath.Dir(path), filepath.Base(path)+"-") }
+	config.CreateTargetDir, config.CreateStagingDir = fresh, fresh
 	config.TestVolumeSize, config.TestVolumeExpandSize = o.Size, 2*o.Size
 	config.TestVolumeParameters = o.Parameters
 	config.SecretsFile = o.Secrets

@@ -64,6 +64,9 @@ func (d *driver) NodePublishVolume(_ context.Context, q *csi.NodePublishVolumeRe
 	if err != nil {
 		return nil, err
 	}
+	if err := d.admit(r, q.GetTargetPath(), q.GetVolumeCapability().GetAccessMode().GetMode()); err != nil {
+		return nil, err
+	}
 	if r.Block {
 		device, err := attach(d.data("volumes", r))
 		if err != nil {
@@ -86,6 +89,23 @@ func (d *driver) NodePublishVolume(_ context.Context, q *csi.NodePublishVolumeRe
 		return &csi.NodePublishVolumeResponse{}, nil
 	}
 	return &csi.NodePublishVolumeResponse{}, internal(bind(q.GetStagingTargetPath(), q.GetTargetPath(), readOnly))
+}
+
+// admit notes a target before anything is mounted there, unless it would be a second one beside a single writer's.
+func (d *driver) admit(r *record, target string, mode csi.VolumeCapability_AccessMode_Mode) error {
+	alone := mode == csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER
+	kept := map[string]bool{target: alone}
+	for t, single := range r.Targets {
+		if is, err := mounted(t); err != nil || !is || t == target { // an interrupted publication left no mount
+			continue
+		}
+		if alone || single {
+			return status.Errorf(codes.FailedPrecondition, "volume %q is published at %s, for one writer alone", r.ID, t)
+		}
+		kept[t] = single
+	}
+	r.Targets = kept
+	return d.save("volumes", r)
 }
 
 // publishEphemeral makes a volume that lives with its pod.

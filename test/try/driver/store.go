@@ -26,6 +26,7 @@ type record struct {
 	Group     string `json:",omitempty"`
 	Params    map[string]string
 	Published bool
+	Targets   map[string]bool `json:",omitempty"` // where it is published; true: for that one writer alone
 	Made      time.Time
 }
 
