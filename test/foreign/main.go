@@ -2,7 +2,8 @@
 // registration protocol. The tests run it to see that a third party's driver works unchanged, and, with --fault, that
 // one that hangs, crashes or answers rubbish holds up only its own volumes.
 //
-// A volume is a directory below --state; staging and publishing are bind mounts.
+// A volume is a directory below --state; staging and publishing are bind mounts. With --data it also takes snapshots, of
+// groups too, clones volumes and changes their attributes.
 package main
 
 import (
@@ -30,9 +31,12 @@ import (
 type driver struct {
 	csi.UnimplementedIdentityServer
 	csi.UnimplementedControllerServer
+	csi.UnimplementedGroupControllerServer
 	csi.UnimplementedNodeServer
 	name, endpoint, state, node string
-	attach                      bool
+	attach, data                bool
+	slow                        time.Duration
+	secret                      string            // that CreateSnapshot wants
 	faults                      map[string]string // RPC → hang | crash | rubbish | error
 }
 
@@ -45,6 +49,9 @@ func main() {
 	flag.StringVar(&d.state, "state", "", "where the volumes are")
 	flag.StringVar(&d.node, "node", "node", "node id")
 	flag.BoolVar(&d.attach, "attach", false, "offer PUBLISH_UNPUBLISH_VOLUME")
+	flag.BoolVar(&d.data, "data", false, "offer snapshots, group snapshots, clones and MODIFY_VOLUME")
+	flag.DurationVar(&d.slow, "slow", 0, "time from a snapshot taken to a snapshot ready to use")
+	flag.StringVar(&d.secret, "secret", "", "refuse CreateSnapshot without a secret whose key is this")
 	flag.StringVar(&faults, "fault", "", "RPC=hang|crash|rubbish|error, comma separated")
 	flag.Parse()
 	for f := range strings.SplitSeq(faults, ",") {
@@ -59,6 +66,7 @@ func main() {
 	csi.RegisterIdentityServer(srv, d)
 	csi.RegisterControllerServer(srv, d)
 	csi.RegisterNodeServer(srv, d)
+	csi.RegisterGroupControllerServer(srv, d)
 	go serve(srv, d.endpoint)
 	reg := grpc.NewServer()
 	registration.RegisterRegistrationServer(reg, &registrar{d: d})
@@ -127,14 +135,25 @@ func (d *driver) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, 
 }
 
 func (d *driver) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
-	return &csi.GetPluginCapabilitiesResponse{Capabilities: []*csi.PluginCapability{{Type: &csi.PluginCapability_Service_{
-		Service: &csi.PluginCapability_Service{Type: csi.PluginCapability_Service_CONTROLLER_SERVICE}}}}}, nil
+	types := []csi.PluginCapability_Service_Type{csi.PluginCapability_Service_CONTROLLER_SERVICE}
+	if d.data {
+		types = append(types, csi.PluginCapability_Service_GROUP_CONTROLLER_SERVICE)
+	}
+	r := &csi.GetPluginCapabilitiesResponse{}
+	for _, t := range types {
+		r.Capabilities = append(r.Capabilities, &csi.PluginCapability{Type: &csi.PluginCapability_Service_{Service: &csi.PluginCapability_Service{Type: t}}})
+	}
+	return r, nil
 }
 
 func (d *driver) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
 	types := []csi.ControllerServiceCapability_RPC_Type{csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME}
 	if d.attach {
 		types = append(types, csi.ControllerServiceCapability_RPC_PUBLISH_UNPUBLISH_VOLUME)
+	}
+	if d.data {
+		types = append(types, csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT, csi.ControllerServiceCapability_RPC_LIST_SNAPSHOTS,
+			csi.ControllerServiceCapability_RPC_CLONE_VOLUME, csi.ControllerServiceCapability_RPC_MODIFY_VOLUME)
 	}
 	r := &csi.ControllerGetCapabilitiesResponse{}
 	for _, t := range types {
@@ -158,10 +177,21 @@ func (d *driver) CreateVolume(_ context.Context, r *csi.CreateVolumeRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(p, 0o777); err != nil {
-		return nil, status.Error(codes.Internal, err.Error())
+	size := r.GetCapacityRange().GetRequiredBytes()
+	volume := &csi.Volume{VolumeId: r.GetName(), CapacityBytes: size, ContentSource: r.GetVolumeContentSource()}
+	if _, there := note[int64](p); there || !d.data {
+		return &csi.CreateVolumeResponse{Volume: volume}, os.MkdirAll(p, 0o777)
 	}
-	return &csi.CreateVolumeResponse{Volume: &csi.Volume{VolumeId: r.GetName(), CapacityBytes: r.GetCapacityRange().GetRequiredBytes()}}, nil
+	if err := os.RemoveAll(p); err != nil { // half of a copy
+		return nil, err
+	}
+	if err := d.modify(p, r.GetMutableParameters()); err != nil {
+		return nil, err
+	}
+	if err := d.fill(p, r.GetVolumeContentSource()); err != nil {
+		return nil, err
+	}
+	return &csi.CreateVolumeResponse{Volume: volume}, writeNote(p, size)
 }
 
 func (d *driver) DeleteVolume(_ context.Context, r *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
@@ -169,7 +199,7 @@ func (d *driver) DeleteVolume(_ context.Context, r *csi.DeleteVolumeRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	if err := os.RemoveAll(p); err != nil {
+	if err := errors.Join(os.RemoveAll(p), os.RemoveAll(p+".json"), os.RemoveAll(p+".tier")); err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
 	return &csi.DeleteVolumeResponse{}, nil
