@@ -50,6 +50,9 @@ func serveAPI(o options, c *credentials) error {
 		"--max-requests-inflight=2000", "--max-mutating-requests-inflight=1000",
 		// A collection is deleted one object after the other by default, each waiting for etcd's commit.
 		"--delete-collection-workers=16",
+		// Without it a claim's dataSourceRef into another namespace is dropped without a word, and the volume is empty. With it
+		// the reference is seen, and refused by a policy (internal/standalone/manifests/policies.yaml).
+		"--feature-gates=CrossNamespaceVolumeDataSource=true",
 	})
 	return cmd.Execute()
 }
