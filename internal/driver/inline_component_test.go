@@ -152,7 +152,6 @@ func TestBadInlineVolumes(t *testing.T) {
 		"a part of a byte":         {size("0.5"), codes.InvalidArgument},
 		"beyond the pool":          {size("1Pi"), codes.OutOfRange},
 		"beyond any number":        {size("1e40"), codes.InvalidArgument},
-		"below the minimum":        {size("1Mi"), codes.OutOfRange},
 		"another attribute":        {func(r *csi.NodePublishVolumeRequest) { r.VolumeContext["replicas"] = "3" }, codes.InvalidArgument},
 		"a block device":           {func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability = blockCapability() }, codes.InvalidArgument},
 		"an unknown filesystem":    {func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability = mountCapability("zfs", writer) }, codes.InvalidArgument},
