@@ -19,6 +19,7 @@ import (
 	csipb "github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -247,6 +248,41 @@ func TestBusyNamesTheProcess(t *testing.T) {
 	if want := fmt.Sprintf("volume pv-2 of pod default/pod-1 is in use by process %d (", user.Process.Pid); err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("%v, want %q", err, want)
 	}
+}
+
+// A pod names a driver inline that serves PersistentVolumes only: its event says so, and once the CSIDriver object lists the
+// mode the driver is asked without further ado.
+func TestInlineVolumeOfADriverThatServesNone(t *testing.T) {
+	r, _, _ := componentRig(t)
+	r.manager.PodsComplete()
+	p := pod("pod-1")
+	p.Spec.Volumes = []v1.Volume{{Name: "scratch", VolumeSource: v1.VolumeSource{CSI: &v1.CSIVolumeSource{Driver: "fake"}}}}
+	p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "scratch", MountPath: "/scratch"}}
+	r.manager.SetPod(p)
+	select {
+	case e := <-r.events.Events:
+		if !strings.Contains(e, "Warning FailedMount") || !strings.Contains(e, "driver fake does not serve Ephemeral volumes") {
+			t.Errorf("event %q", e)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("no event")
+	}
+	drivers := r.client.StorageV1().CSIDrivers()
+	object, err := drivers.Get(t.Context(), "fake", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	object.Spec.VolumeLifecycleModes = append(object.Spec.VolumeLifecycleModes, storagev1.VolumeLifecycleEphemeral)
+	if err := drivers.Delete(t.Context(), "fake", metav1.DeleteOptions{}); err != nil { // the mode can't be changed
+		t.Fatal(err)
+	}
+	if _, err := drivers.Create(t.Context(), object, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.until("the driver to be asked", func() bool {
+		s := r.manager.Status("pod-1")
+		return len(s.Volumes) == 1 && s.Volumes[0].Err != nil && !strings.Contains(s.Volumes[0].Err.Error(), "Ephemeral")
+	})
 }
 
 // A pod's directory with a mount below, or a file where a volume was, is never removed.
