@@ -101,12 +101,7 @@ func (s *script) write() error {
 	if err != nil {
 		return err
 	}
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString("fsynced")
-	return errors.Join(err, f.Sync(), f.Close())
+	return writeSynced(path)
 }
 
 // mounted looks at what a repeated publish could have left out.
@@ -149,11 +144,7 @@ func (s *script) read() error {
 	if err != nil {
 		return err
 	}
-	b, err := os.ReadFile(path)
-	if err == nil && string(b) != "fsynced" {
-		err = fmt.Errorf("the file holds %q", b)
-	}
-	return err
+	return holds(path)
 }
 
 func (s *script) grow() error {

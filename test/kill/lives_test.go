@@ -47,6 +47,7 @@ var lives = []life{
 	{name: "cannot grow", wrap: withoutSysResource, steps: (*script).cannotGrowLife},
 	{name: "snapshots", steps: (*script).snapshotLife},
 	{name: "frozen", first: "backend-block/freeze:after", steps: (*script).snapshotLife},
+	{name: "named", args: (*script).withPlugin, steps: (*script).namedLife},
 	{name: "half made device", args: (*script).poolDevice, first: "pool/make-device-filesystem:after", steps: (*script).wholeLife},
 }
 

@@ -3,7 +3,6 @@ package kill
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -157,11 +156,7 @@ func (s *script) copied() error {
 	if err != nil {
 		return err
 	}
-	b, err := os.ReadFile(filepath.Join(s.in.Dir, "pods", string(p.UID), "volumes", "kubernetes.io~csi", c.Spec.VolumeName, "mount", "precious"))
-	if err == nil && string(b) != "fsynced" {
-		err = fmt.Errorf("the restored volume holds %q", b)
-	}
-	return err
+	return holds(filepath.Join(s.in.Dir, "pods", string(p.UID), "volumes", "kubernetes.io~csi", c.Spec.VolumeName, "mount", "precious"))
 }
 
 // scheduled waits until each schedule has taken a second snapshot and kept one alone.
