@@ -49,6 +49,21 @@ var examples = map[string]example{
 			return have == "512Mi", have
 		})
 	}, delete: "sc/example-grow"},
+	"inline-volume.yaml": {pods: []string{"example-inline"}, then: func(s *story) {
+		if out := s.berth("exec", "-n", s.ns, "example-inline", "--", "df", "--output=fstype", "/scratch"); !strings.Contains(out, "xfs") {
+			s.Errorf("filesystem of the inline volume: %s", out)
+		}
+	}},
+	"snapshot.yaml": {pods: []string{"example-source", "example-restored"}, claims: []string{"example-source", "example-restored"}},
+	"clone.yaml":    {pods: []string{"example-original", "example-clone"}, claims: []string{"example-original", "example-clone"}},
+	"group-snapshot.yaml": {pods: []string{"example-group"}, claims: []string{"example-log", "example-data"}, then: func(s *story) {
+		s.until("the group snapshot and its two members to be ready", func() (bool, string) {
+			group := s.kubectl("get", "volumegroupsnapshot", "example-group", "-o", "jsonpath={.status.readyToUse}")
+			members := s.kubectl("get", "volumesnapshots", "-o", "jsonpath={.items[*].status.readyToUse}")
+			return strings.TrimSpace(group) == "true" && strings.TrimSpace(members) == "true true", group + ": " + members
+		})
+		s.kubectl("delete", "volumegroupsnapshot", "example-group")
+	}},
 	"read-write-once-pod.yaml": {alone: []string{"example-alone-a", "example-alone-b"}, claims: []string{"example-alone"}},
 	"other-driver.yaml": {pods: []string{"example-other"}, claims: []string{"example-other"}, prepare: func(s *story, text string) string {
 		const name = "example.test.berth.io"
