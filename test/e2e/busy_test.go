@@ -6,12 +6,14 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
 
 // `berth down` does not tear a volume away from a process, and does not wait for it without a word: it says which
-// process has which volume. Once the process has ended, it goes through. A command of `berth exec` is ended.
+// process has which volume, and takes nothing away. Once the process has ended, it goes through. A command of `berth exec`
+// is ended by it.
 func TestDownNamesWhoUsesAVolume(t *testing.T) {
 	in := own(t)
 	s := tellOn(t, in)
@@ -37,13 +39,21 @@ func TestDownNamesWhoUsesAVolume(t *testing.T) {
 	if want := strconv.Itoa(user.Process.Pid) + " (sleep)"; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("berth down with the volume in use: %q, %v; want an error that names process %s", out, err, want)
 	}
-	_ = inside.Wait()
 	if !in.Running() {
 		t.Error("berth up has ended, with a volume still mounted")
+	}
+	// Nothing was taken down: the pod has its volume, and the command runs on.
+	if now := paths(s, s.ready("app"))["data"]; now != dir {
+		t.Errorf("the volume is at %q, was at %q", now, dir)
+	}
+	if err := inside.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the command: %v", err)
 	}
 	_ = user.Process.Kill()
 	_ = user.Wait()
 	if out, err := in.Berth(s.ctx, "down"); err != nil {
 		t.Errorf("berth down afterwards: %s %v", out, err)
 	}
+	_ = inside.Wait()
+	s.until("the end of berth up", func() (bool, string) { return !in.Running(), "" })
 }
