@@ -37,7 +37,8 @@ var outside = map[string]string{
 	"pool/thaw-after-crash": "TestKilledWhileFrozen", "pool/forget-crashed-freeze": "TestKilledWhileFrozen",
 	"backend-block/thaw-late": "a freeze that hangs in the kernel", "backend-block/thaw-overdue": "a copy that hangs in the kernel",
 	"backend-block/mount-with-new-uuid": "btrfs on a kernel before 6.7",
-	"pool/teardown-unmount-volume":      "teardown", "pool/teardown-detach-volume": "teardown", "pool/teardown-unmount": "teardown",
+	"backend-block/modify-queue":        "TestModify; set-queue does the same", "backend-block/reset-queue": "a volume with mutable parameters",
+	"pool/teardown-unmount-volume": "teardown", "pool/teardown-detach-volume": "teardown", "pool/teardown-unmount": "teardown",
 }
 
 // The process is killed on both sides of every boundary of the storage rooms, one after the other, on a journey that

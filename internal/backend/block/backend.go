@@ -223,7 +223,7 @@ func (b *Backend) List(context.Context) ([]backend.Volume, error) {
 }
 
 func (b *Backend) show(v pool.Volume) backend.Volume {
-	out := backend.Volume{ID: v.ID, Name: v.Name, SizeBytes: v.SizeBytes, FSType: v.FSType, Mutable: v.Mutable, Nodes: b.attachedTo(v.ID)}
+	out := backend.Volume{ID: v.ID, Name: v.Name, SizeBytes: v.SizeBytes, FSType: v.FSType, Mutable: v.Mutable, Nodes: b.attachedTo(v.ID), Problem: b.problem(v)}
 	if v.Source != nil {
 		out.Source = backend.Source(*v.Source)
 	}

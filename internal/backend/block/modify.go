@@ -4,23 +4,136 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 
 	"berth.io/berth/internal/backend"
+	"berth.io/berth/internal/block/pool"
+	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/loop"
 )
+
+// Mutable parameters (a VolumeAttributesClass in Kubernetes). They are properties of the volume's loop device: written down with
+// the volume, in force at once where it is attached, and set again at each stage.
+const (
+	parameterReadAhead = "readAheadKiB"
+	parameterScheduler = "scheduler"
+)
+
+const mostReadAheadKiB = 16 << 10
+
+// limits are what others call a limit of I/O. Linux limits I/O per control group of the processes that write, and these are not
+// ours; a loop device as a whole cannot be limited.
+var limits = []string{"iops", "throughput", "bandwidth", "bps"}
 
 // CheckMutable implements backend.Modifier.
 func (b *Backend) CheckMutable(parameters map[string]string) error {
+	_, err := queueOf(parameters)
+	return err
+}
+
+// queueOf reads the parameters. What is not named has its default.
+func queueOf(parameters map[string]string) (loop.Queue, error) {
+	var q loop.Queue
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
-		return fmt.Errorf("%w: unknown mutable parameter %q", backend.ErrInvalid, name)
+		value := parameters[name]
+		switch {
+		case name == parameterReadAhead:
+			n, err := strconv.Atoi(value)
+			if err != nil || n < 4 || n > mostReadAheadKiB {
+				return q, fmt.Errorf("%w: mutable parameter %s: %q is not a number of KiB from 4 to %d", backend.ErrInvalid, name, clip(value), mostReadAheadKiB)
+			}
+			q.ReadAheadKiB = n
+		case name == parameterScheduler:
+			offered, err := loop.Schedulers()
+			if err != nil {
+				return q, err
+			}
+			if !slices.Contains(offered, value) {
+				return q, fmt.Errorf("%w: mutable parameter %s: %q is not a scheduler that this kernel offers (%s)", backend.ErrInvalid, name, clip(value), strings.Join(offered, ", "))
+			}
+			q.Scheduler = value
+		case slices.ContainsFunc(limits, func(l string) bool { return strings.Contains(strings.ToLower(name), l) }):
+			return q, fmt.Errorf("%w: mutable parameter %s: Linux limits I/O for the control group of the processes that write, not for a loop device; set a limit where they are started (io.max)", backend.ErrInvalid, clip(name))
+		default:
+			return q, fmt.Errorf("%w: unknown mutable parameter %q (known: %s, %s)", backend.ErrInvalid, clip(name), parameterReadAhead, parameterScheduler)
+		}
 	}
-	return nil
+	return q, nil
 }
 
 // Modify implements backend.Modifier.
-func (b *Backend) Modify(_ context.Context, id string, parameters map[string]string) error {
+func (b *Backend) Modify(ctx context.Context, id string, parameters map[string]string) error {
 	if _, err := b.get(id); err != nil {
 		return err
 	}
-	return b.CheckMutable(parameters)
+	q, err := queueOf(parameters)
+	if err != nil {
+		return err
+	}
+	h, err := b.holds.Acquire(ctx, id, "ControllerModifyVolume")
+	if err != nil {
+		return err
+	}
+	defer h.Release()
+	v, err := b.get(id)
+	if err != nil {
+		return err
+	}
+	h.Step("noting its parameters")
+	if err := b.o.Pool.SetMutable(id, parameters); err != nil {
+		return translate(err)
+	}
+	dev, attached, err := b.openLoop(id)
+	if err != nil || !attached {
+		return err
+	}
+	defer dev.Close()
+	h.Step("setting the queue of its device")
+	return boundary.Do("backend-block/modify-queue", func() error {
+		if v.Mutable[parameterReadAhead] != "" && q.ReadAheadKiB == 0 {
+			if err := loop.ResetReadAhead(dev); err != nil {
+				return err
+			}
+		}
+		return loop.SetQueue(dev, q)
+	})
+}
+
+// setQueue gives an attached volume's device the volume's parameters. They are a matter of speed: a volume is served without
+// them where they cannot be set.
+func (b *Backend) setQueue(v pool.Volume, dev *os.File) {
+	q, err := queueOf(v.Mutable)
+	if err == nil {
+		err = boundary.Do("backend-block/set-queue", func() error { return loop.SetQueue(dev, q) })
+	}
+	if err != nil {
+		b.o.Log.Warn("parameters of a volume are not in force", "volume", v.ID, "error", err)
+	}
+}
+
+// resetQueue leaves nothing to the next file that gets the device.
+func (b *Backend) resetQueue(id string) {
+	v, err := b.get(id)
+	if err != nil || len(v.Mutable) == 0 {
+		return
+	}
+	dev, attached, err := b.openLoop(id)
+	if err != nil || !attached {
+		return
+	}
+	defer dev.Close()
+	if err := boundary.Do("backend-block/reset-queue", func() error { return loop.SetQueue(dev, loop.Queue{}) }); err != nil {
+		b.o.Log.Warn("the device of a volume keeps its scheduler", "volume", id, "error", err)
+	}
+}
+
+// clip shortens what a user gave, for an error.
+func clip(s string) string {
+	if len(s) > 80 {
+		return s[:80] + "…"
+	}
+	return s
 }

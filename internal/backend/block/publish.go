@@ -142,6 +142,9 @@ func (b *Backend) Unpublish(ctx context.Context, id, target string) error {
 	if is, err := mountpoint.Is(target); err != nil {
 		return err
 	} else if is {
+		if err := b.mustShow(id, target); err != nil {
+			return err
+		}
 		err := boundary.Do("backend-block/unbind", func() error { return mountpoint.Unmount(target) })
 		if errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("%w: something has files open below %s: %w", backend.ErrInUse, target, err)

@@ -65,6 +65,7 @@ func (b *Backend) stageFilesystem(ctx context.Context, h *hold.Hold, v pool.Volu
 		return err
 	}
 	defer dev.Close()
+	b.setQueue(v, dev)
 	is, err := mountpoint.Is(r.Path)
 	if err != nil {
 		return err
@@ -184,6 +185,7 @@ func (b *Backend) stageBlock(h *hold.Hold, v pool.Volume, r backend.StageRequest
 	if err != nil {
 		return err
 	}
+	b.setQueue(v, dev)
 	return dev.Close()
 }
 
@@ -251,6 +253,10 @@ func (b *Backend) Unstage(ctx context.Context, id, path string) error {
 	if is, err := mountpoint.Is(path); err != nil {
 		return err
 	} else if is {
+		if err := b.mustShow(id, path); err != nil {
+			return err
+		}
+		b.resetQueue(id)
 		err := boundary.Do("backend-block/unmount", func() error { return mountpoint.Unmount(path) })
 		if errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("%w: %w", backend.ErrInUse, err)
@@ -267,6 +273,7 @@ func (b *Backend) Unstage(ctx context.Context, id, path string) error {
 		return nil // that one stays
 	}
 	h.Step("detaching its loop device")
+	b.resetQueue(id)
 	// A filesystem's device went with the mount, unless another mount namespace still has it: then the kernel lets it
 	// go there, and Delete refuses until it has.
 	if err := b.detachLoop(id); err != nil && !errors.Is(err, backend.ErrInUse) {

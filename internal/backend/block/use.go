@@ -61,9 +61,18 @@ func (b *Backend) Expand(ctx context.Context, id, path string) (int64, error) {
 
 // Stats implements backend.Node.
 func (b *Backend) Stats(_ context.Context, id, path string) (backend.Stats, error) {
-	if _, err := b.get(id); err != nil {
+	v, err := b.get(id)
+	if err != nil {
 		return backend.Stats{}, err
 	}
+	s, err := b.statsAt(id, path)
+	if err == nil && s.Problem == "" {
+		s.Problem = b.fileProblem(v)
+	}
+	return s, err
+}
+
+func (b *Backend) statsAt(id, path string) (backend.Stats, error) {
 	if path == "" {
 		return b.stagedStats(id)
 	}
@@ -121,13 +130,6 @@ func (b *Backend) filesystemStats(id, path string) (backend.Stats, error) {
 		TotalBytes: int64(f.Blocks) * f.Bsize, AvailableBytes: int64(f.Bavail) * f.Bsize, UsedBytes: int64(f.Blocks-f.Bfree) * f.Bsize,
 		Inodes: int64(f.Files), InodesFree: int64(f.Ffree), InodesUsed: int64(f.Files - f.Ffree),
 	}
-	b.mu.Lock()
-	n := b.nodes[id]
-	b.mu.Unlock()
-	if n != nil && n.staged != "" && !n.readOnly {
-		if ro, err := mountpoint.ReadOnly(n.staged); err == nil && ro {
-			s.Problem = "the filesystem met errors and accepts no more writes: stop its pods, and it is repaired at the next mount"
-		}
-	}
+	s.Problem = b.mountProblem(id)
 	return s, nil
 }

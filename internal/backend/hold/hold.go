@@ -90,6 +90,13 @@ func (h *Hold) Release() {
 	close(h.released)
 }
 
+// Held says whether somebody has volume at this moment.
+func (t *Table) Held(volume string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.held[volume] != nil
+}
+
 // All that is held at this moment, ordered by volume.
 func (t *Table) All() []backend.BusyError {
 	t.mu.Lock()

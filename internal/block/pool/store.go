@@ -164,7 +164,7 @@ func (p *Pool) Get(id string) (Volume, error) {
 	if !ok {
 		return Volume{}, fmt.Errorf("%w: %s", ErrNotFound, clip(id))
 	}
-	v.Parameters = maps.Clone(v.Parameters)
+	v.Parameters, v.Mutable = maps.Clone(v.Parameters), maps.Clone(v.Mutable)
 	return v, nil
 }
 
@@ -191,6 +191,19 @@ func (p *Pool) SetContent(id string, c Content, fsType string) error {
 		return nil
 	}
 	v.Content, v.FSType = c, fsType
+	return p.describe(v)
+}
+
+// SetMutable notes, durably, the parameters that can change.
+func (p *Pool) SetMutable(id string, parameters map[string]string) error {
+	v, err := p.Get(id)
+	if err != nil {
+		return err
+	}
+	if maps.Equal(v.Mutable, parameters) {
+		return nil
+	}
+	v.Mutable = maps.Clone(parameters)
 	return p.describe(v)
 }
 
