@@ -33,6 +33,7 @@ type bench struct {
 	node, controller *driver // the same one, where the services are on one socket
 	proxy            *proxy.Proxy
 	checker          *spec.Checker
+	redact           *redactor
 	ledger           *ledger
 	name             string
 	caps             spec.Capabilities
@@ -51,6 +52,7 @@ type bench struct {
 	csiDriver  *storagev1.CSIDriver
 	told       map[string]bool // events that a step has shown
 
+	watch   sync.Mutex // around the checker
 	mu      sync.Mutex
 	step    *Step          // that runs now
 	refused map[string]int // method and subject → times in a row
@@ -116,9 +118,10 @@ func (b *bench) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	b.checker = spec.New(b.o.secretValues()...)
+	b.checker, b.redact = spec.New(b.o.secretValues()...), newRedactor(b.o.secretValues())
 	b.proxy = proxy.New(b.seen)
 	for _, d := range b.drivers() {
+		d.crashed = func(exit error) { b.crashed(ctx, d, exit) }
 		if err := d.start(); err != nil {
 			return err
 		}
@@ -231,6 +234,7 @@ func (b *bench) do(ctx context.Context, d stepDef) error {
 		s.Notes = append(s.Notes, m+" did not come, so nothing was done to it")
 	}
 	s.Seconds = time.Since(s.Began).Seconds()
+	s.Shown = b.redact.texts(s.Shown)
 	var skip errSkip
 	switch {
 	case errors.As(err, &skip) && !s.broken():
@@ -247,6 +251,7 @@ func (b *bench) do(ctx context.Context, d stepDef) error {
 	default:
 		s.Outcome = Passed
 	}
+	s.Reason = b.redact.text(s.Reason)
 	b.report.Steps = append(b.report.Steps, s)
 	b.say.done(s)
 	return end
@@ -257,7 +262,9 @@ const refusals = 6
 
 // seen takes in each call from the proxy.
 func (b *bench) seen(c *proxy.Call) {
+	b.watch.Lock()
 	found := append(b.checker.Check(c), b.kernel(c)...)
+	b.watch.Unlock()
 	b.ledger.note(c)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -267,8 +274,8 @@ func (b *bench) seen(c *proxy.Call) {
 	if b.step == nil {
 		return
 	}
-	b.step.RPCs = append(b.step.RPCs, newRPC(c, b.step.Began))
-	b.step.Violations = append(b.step.Violations, found...)
+	b.step.RPCs = append(b.step.RPCs, b.redact.rpc(newRPC(c, b.step.Began)))
+	b.step.Violations = append(b.step.Violations, b.redact.violations(found)...)
 	if c.From != proxy.Kubernetes || !c.Answered() {
 		return
 	}
@@ -287,9 +294,11 @@ func (b *bench) seen(c *proxy.Call) {
 // violate adds what a step itself found.
 func (b *bench) violate(s *Step, v ...spec.Violation) {
 	for _, v := range v {
+		b.watch.Lock()
 		found := b.checker.Add(v)
+		b.watch.Unlock()
 		b.mu.Lock()
-		s.Violations = append(s.Violations, found...)
+		s.Violations = append(s.Violations, b.redact.violations(found)...)
 		b.mu.Unlock()
 	}
 }

@@ -44,6 +44,9 @@ func (b *bench) cleanUp(ctx context.Context) {
 			s.Notes = append(s.Notes, fmt.Sprintf("%s %q stays in the driver: %v", e.kind, e.id, err))
 		}
 	}
+	if id := b.listedAfterDelete(ctx); id != "" && !interrupted {
+		s.Violations = append(s.Violations, b.checker.Add(stillThere(id, "ListVolumes still shows it"))...)
+	}
 	var own []string
 	if b.in != nil {
 		own = []string{b.in.database()}
@@ -64,6 +67,29 @@ func (b *bench) cleanUp(ctx context.Context) {
 		b.say.step(s)
 		b.say.done(s)
 	}
+}
+
+// listedAfterDelete finds a volume that the driver lists after its deletion was answered.
+func (b *bench) listedAfterDelete(ctx context.Context) string {
+	if !b.caps.HasController("LIST_VOLUMES") {
+		return ""
+	}
+	token := ""
+	for range 1000 {
+		r, err := ask(ctx, b.ctl.ListVolumes, &csi.ListVolumesRequest{StartingToken: token})
+		if err != nil {
+			return ""
+		}
+		for _, e := range r.GetEntries() {
+			if id := e.GetVolume().GetVolumeId(); b.ledger.deleted(id) {
+				return id
+			}
+		}
+		if token = r.GetNextToken(); token == "" {
+			break
+		}
+	}
+	return ""
 }
 
 // discard deletes what a driver still has of the bench.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -32,10 +33,14 @@ type driver struct {
 	dir    string // {{dir}}
 	log    string // file with its output
 
-	mu    sync.Mutex
-	cmd   *exec.Cmd
-	ended chan struct{} // of cmd
-	exit  error
+	// crashed is called when the process ends and nobody asked it to; set before the first start.
+	crashed func(error)
+
+	mu      sync.Mutex
+	cmd     *exec.Cmd
+	ended   chan struct{} // of cmd
+	exit    error
+	serving bool // it has answered, and its end is a crash
 }
 
 // ours: the bench runs the driver, and may kill it.
@@ -76,8 +81,13 @@ func (d *driver) start() error {
 		err := cmd.Wait()
 		d.mu.Lock()
 		d.exit = err
+		crash := d.serving
+		d.serving = false
 		d.mu.Unlock()
 		close(ended)
+		if crash && d.crashed != nil {
+			d.crashed(err)
+		}
 	}()
 	if err := <-started; err != nil {
 		return fmt.Errorf("the driver's command cannot be run: %w", err)
@@ -106,6 +116,9 @@ func (d *driver) ready(ctx context.Context, within time.Duration) (*csi.GetPlugi
 	d.mu.Lock()
 	ended := d.ended
 	d.mu.Unlock()
+	if err := greet(ctx, d.socket, ended); err != nil {
+		return nil, d.notReady("connect", within, err)
+	}
 	if ended != nil {
 		go func() {
 			select {
@@ -131,6 +144,9 @@ func (d *driver) ready(ctx context.Context, within time.Duration) (*csi.GetPlugi
 			return nil, d.notReady("Probe", within, err)
 		}
 		if err == nil && (r.GetReady() == nil || r.GetReady().GetValue()) {
+			d.mu.Lock()
+			d.serving = d.ours()
+			d.mu.Unlock()
 			return info, nil
 		}
 		if err == nil {
@@ -142,6 +158,46 @@ func (d *driver) ready(ctx context.Context, within time.Duration) (*csi.GetPlugi
 			return nil, d.notReady("Probe", within, err)
 		}
 	}
+}
+
+// errNotGRPC: something else is served on the socket.
+var errNotGRPC = errors.New("what listens there does not speak gRPC")
+
+// greet waits for the socket, and looks whether a gRPC server is behind it: one begins with its settings, and gRPC itself
+// would try for ever with anything else.
+func greet(ctx context.Context, socket string, ended <-chan struct{}) error {
+	for {
+		c, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		if err == nil {
+			defer c.Close()
+			return greeted(c)
+		}
+		select { // a socket tells nobody that it has come
+		case <-time.After(5 * time.Millisecond):
+		case <-ended:
+			return err
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// greeted speaks the first words of HTTP/2 (RFC 9113 §3.4) and reads the header of the answer's first frame.
+func greeted(c net.Conn) error {
+	const settings = 4
+	_ = c.SetDeadline(time.Now().Add(readyWithin))
+	if _, err := c.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")); err != nil && !errors.Is(err, syscall.EPIPE) {
+		return err
+	}
+	head := make([]byte, 9)
+	n, err := io.ReadFull(c, head)
+	if err == nil && head[3] == settings {
+		return nil
+	}
+	if n == 0 {
+		return fmt.Errorf("%w: it says nothing", errNotGRPC)
+	}
+	return fmt.Errorf("%w: it says %q", errNotGRPC, head[:n])
 }
 
 // notReady says why, with the driver's last words.
@@ -160,6 +216,9 @@ func (d *driver) notReady(rpc string, within time.Duration, err error) error {
 		default:
 		}
 	}
+	if errors.Is(err, errNotGRPC) {
+		return fmt.Errorf("the driver at %s: %w%s", d.socket, err, d.lastWords())
+	}
 	return fmt.Errorf("the driver at %s was not ready within %s: %s: %s%s", d.socket, within, rpc, status.Convert(err).Message(), d.lastWords())
 }
 
@@ -177,6 +236,7 @@ func (d *driver) lastWords() string {
 func (d *driver) kill() {
 	d.mu.Lock()
 	cmd, ended := d.cmd, d.ended
+	d.serving = false
 	d.mu.Unlock()
 	if cmd == nil {
 		return
@@ -189,6 +249,7 @@ func (d *driver) kill() {
 func (d *driver) stop() {
 	d.mu.Lock()
 	cmd, ended := d.cmd, d.ended
+	d.serving = false
 	d.mu.Unlock()
 	if cmd == nil {
 		return

@@ -16,6 +16,7 @@ import (
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/host/mountpoint"
 	"berth.io/berth/internal/try/proxy"
+	"berth.io/berth/internal/try/spec"
 )
 
 func isConflict(err error) bool { return apierrors.IsConflict(err) }
@@ -75,14 +76,55 @@ func (b *bench) expandsOnline() bool { return b.needExpand("ONLINE") == nil }
 // crash kills a driver and starts it again, as its DaemonSet would.
 func (b *bench) crash(ctx context.Context, d *driver) {
 	d.kill()
+	b.revive(ctx, d)
+}
+
+// revive starts a driver that has ended.
+func (b *bench) revive(ctx context.Context, d *driver) {
 	err := d.start()
 	if err == nil {
+		go func() {
+			if _, err := d.ready(ctx, readyWithin); err != nil {
+				b.abandon(fmt.Errorf("after a restart: %w", err))
+			}
+		}()
 		return
 	}
+	b.abandon(fmt.Errorf("the driver could not be started again: %w", err))
+}
+
+// abandon ends the step that runs.
+func (b *bench) abandon(cause error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.giveUp != nil {
-		b.giveUp(fmt.Errorf("the driver could not be started again: %w", err))
+		b.giveUp(cause)
+	}
+}
+
+// crashes of a driver in one step after which it is left alone.
+const crashes = 4
+
+// crashed notes that a driver ended by itself, and starts it again, as its DaemonSet would.
+func (b *bench) crashed(ctx context.Context, d *driver, exit error) {
+	how := "exit status 0"
+	if exit != nil {
+		how = exit.Error()
+	}
+	v := spec.Violation{Rule: "driver/crashed", Section: "Supervised Lifecycle Management", Text: "the driver's process ended by itself (" + how + ")" + d.lastWords()}
+	b.mu.Lock()
+	s := b.step
+	n := b.refused["crash"] + 1
+	b.refused["crash"] = n
+	b.mu.Unlock()
+	if s != nil {
+		b.violate(s, v)
+	}
+	if n >= crashes {
+		b.abandon(fmt.Errorf("the driver ended by itself %d times (%s)", n, how))
+	}
+	if ctx.Err() == nil {
+		b.revive(ctx, d)
 	}
 }
 

@@ -20,6 +20,7 @@ type ledger struct {
 	mu   sync.Mutex
 	path string
 	have []entry
+	ever map[string]bool // volume ids
 }
 
 type entry struct {
@@ -27,7 +28,7 @@ type entry struct {
 	members  []string
 }
 
-func newLedger(path string) *ledger { return &ledger{path: path} }
+func newLedger(path string) *ledger { return &ledger{path: path, ever: map[string]bool{}} }
 
 // note takes in a call, also one whose answer the caller did not get.
 func (l *ledger) note(c *proxy.Call) {
@@ -61,6 +62,9 @@ func (l *ledger) add(e entry) {
 		return
 	}
 	l.have = append(l.have, e)
+	if e.kind == "volume" {
+		l.ever[e.id] = true
+	}
 	l.append("+", e)
 }
 
@@ -87,6 +91,13 @@ func (l *ledger) append(sign string, e entry) {
 	fmt.Fprintf(f, "%s %s %q\n", sign, e.kind, e.id)
 }
 
+// deleted says whether the bench had this volume and saw its deletion answered.
+func (l *ledger) deleted(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ever[id] && !slices.ContainsFunc(l.have, entry{kind: "volume", id: id}.is)
+}
+
 // left is what is still there, snapshots before volumes.
 func (l *ledger) left() []entry {
 	l.mu.Lock()
@@ -104,7 +115,7 @@ func readLedger(path string) []entry {
 		return nil
 	}
 	defer f.Close()
-	l := &ledger{path: os.DevNull}
+	l := newLedger(os.DevNull)
 	for s := bufio.NewScanner(f); s.Scan(); {
 		var sign, kind, id string
 		if n, err := fmt.Sscanf(s.Text(), "%s %s %q", &sign, &kind, &id); n != 3 || err != nil {

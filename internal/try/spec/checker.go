@@ -30,11 +30,11 @@ func New(secrets ...string) *Checker {
 	return c
 }
 
-// leastSecret: a shorter value stands in answers by chance.
-const leastSecret = 6
+// LeastSecret is how long a secret must be to be looked for, in bytes: a shorter value stands in answers by chance.
+const LeastSecret = 6
 
 func (c *Checker) addSecret(s string) {
-	if len(s) >= leastSecret && !slices.Contains(c.secrets, s) {
+	if len(s) >= LeastSecret && !slices.Contains(c.secrets, s) {
 		c.secrets = append(c.secrets, s)
 	}
 }
@@ -129,6 +129,10 @@ func (c *Checker) failure(call *proxy.Call) []Violation {
 	if call.Again && call.Code != codes.Aborted {
 		found = append(found, NotIdempotent(call.Method, call.Number, call.Code.String(), call.Message))
 	}
+	if id := c.forgotten(call); id != "" {
+		found = append(found, violation(call, "forgotten", "Volume Lifecycle",
+			"%s answered NOT_FOUND (%s) for volume %q, which was made and never deleted", call.Method, call.Message, id))
+	}
 	switch q := call.Request.(type) {
 	case *csi.DeleteVolumeRequest:
 		if c.gone[q.GetVolumeId()] {
@@ -140,6 +144,29 @@ func (c *Checker) failure(call *proxy.Call) []Violation {
 		}
 	}
 	return found
+}
+
+// forgotten returns the volume that is there and that the driver says it does not know. Only what Kubernetes asks counts: others ask
+// for nodes and paths that do not exist, which is NOT_FOUND as well.
+func (c *Checker) forgotten(call *proxy.Call) string {
+	if call.Code != codes.NotFound || call.From != proxy.Kubernetes {
+		return ""
+	}
+	id := ""
+	switch q := call.Request.(type) {
+	case *csi.CreateSnapshotRequest:
+		id = q.GetSourceVolumeId()
+	case *csi.NodeGetVolumeStatsRequest:
+		return ""
+	case interface{ GetVolumeId() string }:
+		id = q.GetVolumeId()
+	}
+	for _, have := range c.volumes {
+		if have == id {
+			return id
+		}
+	}
+	return ""
 }
 
 func missing(call *proxy.Call, id string) Violation {
