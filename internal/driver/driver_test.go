@@ -32,6 +32,9 @@ func TestCodes(t *testing.T) {
 		{backend.ErrInvalid, codes.InvalidArgument},
 		{backend.ErrInUse, codes.FailedPrecondition},
 		{backend.ErrNotStaged, codes.FailedPrecondition},
+		{backend.ErrSnapshotNotFound, codes.NotFound},
+		{backend.ErrCannotFreeze, codes.FailedPrecondition},
+		{backend.ErrInGroup, codes.InvalidArgument},
 		{context.DeadlineExceeded, codes.DeadlineExceeded},
 		{context.Canceled, codes.Canceled},
 		{errors.New("anything else"), codes.Internal},
@@ -90,6 +93,8 @@ type listed struct {
 func (l *listed) List(context.Context) ([]backend.Volume, error) { return l.volumes, nil }
 
 func (l *listed) Delete(context.Context, string) error { panic("bug") }
+
+func (l *listed) CheckParameters(map[string]string) error { return nil }
 
 func testDriver(t *testing.T, b backend.Backend) *Driver {
 	t.Helper()
@@ -175,5 +180,159 @@ func TestListen(t *testing.T) {
 	second.Close()
 	if _, err := Listen("/" + strings.Repeat("long", 40)); err == nil {
 		t.Error("no error for a path that is too long")
+	}
+}
+
+// Whatever carries secrets, in a call or in a stream, is logged without them, and so are a pod's tokens.
+func TestSecretsAreNotLogged(t *testing.T) {
+	secret := map[string]string{"key": "open sesame"}
+	tokens := map[string]string{contextTokens: "open sesame", "size": "1Gi"}
+	for _, request := range []any{
+		&csi.CreateVolumeRequest{Secrets: secret}, &csi.DeleteVolumeRequest{Secrets: secret},
+		&csi.ControllerPublishVolumeRequest{Secrets: secret}, &csi.ControllerUnpublishVolumeRequest{Secrets: secret},
+		&csi.ValidateVolumeCapabilitiesRequest{Secrets: secret}, &csi.ControllerExpandVolumeRequest{Secrets: secret},
+		&csi.ControllerModifyVolumeRequest{Secrets: secret}, &csi.ControllerGetVolumeHealthRequest{Secrets: secret},
+		&csi.ControllerListVolumeHealthRequest{Secrets: secret}, &csi.CreateSnapshotRequest{Secrets: secret}, &csi.DeleteSnapshotRequest{Secrets: secret},
+		&csi.ListSnapshotsRequest{Secrets: secret}, &csi.GetSnapshotRequest{Secrets: secret}, &csi.CreateVolumeGroupSnapshotRequest{Secrets: secret},
+		&csi.DeleteVolumeGroupSnapshotRequest{Secrets: secret}, &csi.GetVolumeGroupSnapshotRequest{Secrets: secret},
+		&csi.GetMetadataAllocatedRequest{Secrets: secret}, &csi.GetMetadataDeltaRequest{Secrets: secret}, &csi.NodeStageVolumeRequest{Secrets: secret},
+		&csi.NodePublishVolumeRequest{Secrets: secret, VolumeContext: tokens}, &csi.NodeExpandVolumeRequest{Secrets: secret},
+		&csi.NodeGetStorageHealthRequest{Secrets: secret},
+	} {
+		if out := printable(request); strings.Contains(out, "sesame") {
+			t.Errorf("%T: %s", request, out)
+		}
+	}
+	if tokens[contextTokens] != "open sesame" {
+		t.Error("the request itself was changed")
+	}
+	if out := printable(nil); out != "null" {
+		t.Errorf("no request: %s", out)
+	}
+}
+
+// A backend that only keeps volumes has no more advertised, and answers no more.
+func TestOnlyWhatWorksIsAdvertised(t *testing.T) {
+	d := testDriver(t, &listed{})
+	identity, err := d.GetPluginCapabilities(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range identity.Capabilities {
+		switch c.GetService().GetType() {
+		case csi.PluginCapability_Service_GROUP_CONTROLLER_SERVICE, csi.PluginCapability_Service_SNAPSHOT_METADATA_SERVICE,
+			csi.PluginCapability_Service_SNAPSHOT_ACCESSIBILITY_CONSTRAINTS:
+			t.Errorf("advertised: %v", c)
+		}
+	}
+	controller, err := d.ControllerGetCapabilities(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range controller.Capabilities {
+		switch c.GetRpc().GetType() {
+		case csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT, csi.ControllerServiceCapability_RPC_LIST_SNAPSHOTS,
+			csi.ControllerServiceCapability_RPC_GET_SNAPSHOT, csi.ControllerServiceCapability_RPC_CLONE_VOLUME, csi.ControllerServiceCapability_RPC_MODIFY_VOLUME:
+			t.Errorf("advertised: %v", c)
+		}
+	}
+	if _, err := d.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: "v"}); status.Code(err) != codes.Unimplemented {
+		t.Error(err)
+	}
+	if _, err := d.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{VolumeId: "v"}); status.Code(err) != codes.Unimplemented {
+		t.Error(err)
+	}
+	if err := d.checkParameters(&csi.CreateVolumeRequest{MutableParameters: map[string]string{"iops": "1"}}); status.Code(err) != codes.InvalidArgument {
+		t.Error(err)
+	}
+}
+
+// modified is a backend with one volume that can be modified.
+type modified struct {
+	listed
+	mutable map[string]string
+}
+
+func (m *modified) Get(context.Context, string) (backend.Volume, error) {
+	return backend.Volume{ID: "v", Mutable: m.mutable}, nil
+}
+func (m *modified) CheckMutable(map[string]string) error    { return nil }
+func (m *modified) Modify(_ context.Context, _ string, p map[string]string) error {
+	m.mutable = p
+	return nil
+}
+
+// What a modification does not name stays as it is.
+func TestModifyLeavesTheRest(t *testing.T) {
+	m := &modified{mutable: map[string]string{"a": "1", "b": "2"}}
+	d := testDriver(t, m)
+	if _, err := d.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{VolumeId: "v", MutableParameters: map[string]string{"b": "3"}}); err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(m.mutable) != "map[a:1 b:3]" {
+		t.Errorf("%v", m.mutable)
+	}
+	if _, err := d.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{VolumeId: "v"}); status.Code(err) != codes.InvalidArgument {
+		t.Error(err)
+	}
+}
+
+// A segment that is not this node's, or that we do not know, has no capacity.
+func TestHere(t *testing.T) {
+	d := testDriver(t, &listed{})
+	for name, tc := range map[string]struct {
+		segments map[string]string
+		want     bool
+	}{
+		"none":          {nil, true},
+		"this node":     {map[string]string{TopologyKey(BlockName): "n"}, true},
+		"another node":  {map[string]string{TopologyKey(BlockName): "m"}, false},
+		"another key":   {map[string]string{"topology.kubernetes.io/zone": "a"}, false},
+		"one too many":  {map[string]string{TopologyKey(BlockName): "n", "rack": "1"}, false},
+		"an empty name": {map[string]string{TopologyKey(BlockName): ""}, false},
+	} {
+		if got := d.here(&csi.Topology{Segments: tc.segments}); got != tc.want {
+			t.Errorf("%s: %v", name, got)
+		}
+		want := codes.OK
+		if !tc.want {
+			want = codes.ResourceExhausted
+		}
+		err := d.reachable(&csi.TopologyRequirement{Requisite: []*csi.Topology{{Segments: tc.segments}}})
+		if status.Code(err) != want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Ranges are gathered into messages, the first a small one; what ends before the start is left out, and nothing goes
+// beyond the end.
+func TestBatch(t *testing.T) {
+	var sizes []int
+	var all []*csi.BlockMetadata
+	send := func(_ int64, ranges []*csi.BlockMetadata) error {
+		sizes = append(sizes, len(ranges))
+		all = append(all, ranges...)
+		return nil
+	}
+	b, err := newBatch(1000, 10, 0, send)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range int64(100) {
+		if err := b.add(backend.Range{Offset: i * 11, Length: 10}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.end(); err != nil {
+		t.Fatal(err)
+	}
+	last := all[len(all)-1]
+	if len(sizes) != 2 || sizes[0] != firstRanges || all[0].ByteOffset != 11 || last.ByteOffset+last.SizeBytes != 1000 {
+		t.Errorf("messages of %v, from %v to %v", sizes, all[0], last)
+	}
+	sizes = nil
+	if b, _ = newBatch(1000, 1000, 5, send); b.end() != nil || len(sizes) != 1 || sizes[0] != 0 {
+		t.Errorf("nothing: messages of %v", sizes)
 	}
 }

@@ -56,7 +56,7 @@ func (d *Driver) note(ctx context.Context, method string, req any, took time.Dur
 	}
 	if d.o.Log.Enabled(ctx, level) {
 		// String, not the message itself: a JSON handler would look inside, and find the secrets.
-		args := []any{slog.String("method", method), slog.String("request", protosanitizer.StripSecrets(req).String()), slog.Duration("took", took)}
+		args := []any{slog.String("method", method), slog.String("request", printable(req)), slog.Duration("took", took)}
 		if err != nil {
 			args = append(args, slog.String("code", code.String()), slog.String("error", status.Convert(err).Message()))
 		}
@@ -65,6 +65,22 @@ func (d *Driver) note(ctx context.Context, method string, req any, took time.Dur
 	if volume := volumeOf(req); code == codes.Aborted && volume != "" {
 		d.o.Trace.Record(trace.Entry{Step: stepOf(method), State: trace.Waiting, Volume: volume, Node: d.o.Node, Detail: status.Convert(err).Message()})
 	}
+}
+
+// contextTokens is the key in a volume's context under which a kubelet passes a pod's service-account tokens (CSIDriver's
+// tokenRequests). The specification does not mark the context as secret.
+const contextTokens = sidecarPrefix + "serviceAccount.tokens"
+
+// printable is a request without its secrets.
+func printable(req any) string {
+	if r, ok := req.(interface{ GetVolumeContext() map[string]string }); ok && r.GetVolumeContext()[contextTokens] != "" {
+		if m, ok := req.(proto.Message); ok {
+			m = proto.Clone(m)
+			m.(interface{ GetVolumeContext() map[string]string }).GetVolumeContext()[contextTokens] = "***stripped***"
+			req = m
+		}
+	}
+	return protosanitizer.StripSecrets(req).String()
 }
 
 // volumeOf is the volume that a request is about; empty when it is about none, or several.
