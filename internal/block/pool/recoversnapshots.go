@@ -87,20 +87,30 @@ func (p *Pool) recoverSnapshot(dir, group string) error {
 		return err
 	}
 	p.account.reserved += snapshotReservation(own) // whatever it is, it occupies space
-	data, err := os.ReadFile(filepath.Join(dir, describeSnapshotName))
+	s, err := readSnapshot(dir, group)
 	if err != nil {
 		return err
+	}
+	p.snapshots[s.ID] = s
+	return nil
+}
+
+// readSnapshot reads the snapshot that dir holds, as a member of group.
+func readSnapshot(dir, group string) (Snapshot, error) {
+	data, err := os.ReadFile(filepath.Join(dir, describeSnapshotName))
+	if err != nil {
+		return Snapshot{}, err
 	}
 	s, err := parseSnapshot(filepath.Base(dir), data)
 	if err != nil {
-		return err
+		return Snapshot{}, err
 	}
 	if s.GroupID != group {
-		return fmt.Errorf("snapshot %s: %w: it says that it belongs to group %q", s.ID, ErrDamaged, s.GroupID)
+		return Snapshot{}, fmt.Errorf("snapshot %s: %w: it says that it belongs to group %q", s.ID, ErrDamaged, clip(s.GroupID))
 	}
+	own, err := allocatedIn(filepath.Join(dir, diskName))
 	s.ReservedBytes = snapshotReservation(own)
-	p.snapshots[s.ID] = s
-	return nil
+	return s, err
 }
 
 // isDamaged says that there is a volume or a snapshot of this id whose description cannot be read; p.mu is held.

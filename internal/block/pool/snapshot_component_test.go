@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func mustTake(t *testing.T, p *Pool, id, volume string) Snapshot {
@@ -167,5 +169,34 @@ func TestSnapshotWithoutRoomIsRefused(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(p.path(snapshotsName)); len(entries) != 0 || p.Capacity().Reserved != before {
 		t.Errorf("left: %v, reserved %d", entries, p.Capacity().Reserved)
+	}
+}
+
+// A volume that could not be removed to the end is no obstacle for the next one of its id.
+func TestHalfRemovedVolume(t *testing.T) {
+	p := openTest(t, Options{Dir: t.TempDir(), LimitBytes: 2 * gib})
+	mustCreate(t, p, "v", 100*mib)
+	stuck := filepath.Join(p.Directory("v"), "stuck") // a mount point cannot be removed
+	if err := errors.Join(os.Mkdir(stuck, 0o700), unix.Mount("none", stuck, "tmpfs", 0, "size=1m")); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Delete("v"); err == nil {
+		t.Fatal("removed with something mounted in it")
+	}
+	if p.Capacity().Reserved != 100*mib {
+		t.Errorf("reserved: %d MiB", p.Capacity().Reserved/mib)
+	}
+	mustCreate(t, p, "v", 50*mib)
+	if err := p.Delete("v"); err == nil {
+		t.Error("deleted while the one before it is in the way")
+	}
+	if err := unix.Unmount(p.path(volumesName, removingPrefix+"v", "stuck"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Delete("v"); err != nil {
+		t.Error(err)
+	}
+	if entries, _ := os.ReadDir(p.path(volumesName)); len(entries) != 0 || p.Capacity().Reserved != 0 {
+		t.Errorf("left: %v, reserved %d MiB", entries, p.Capacity().Reserved/mib)
 	}
 }

@@ -256,6 +256,11 @@ func (p *Pool) remember(v Volume) {
 
 // Delete removes a volume; one that is not there is success. Nothing may have its disk attached.
 func (p *Pool) Delete(id string) error {
+	if ValidID(id) == nil {
+		if err := p.finishRemoving(id); err != nil { // an earlier volume of this id is in the way of this one
+			return fmt.Errorf("delete volume %s: %w", id, err)
+		}
+	}
 	v, err := p.Get(id)
 	if errors.Is(err, ErrNotFound) {
 		return nil
@@ -263,10 +268,9 @@ func (p *Pool) Delete(id string) error {
 	if err != nil {
 		return err
 	}
-	removing := p.path(volumesName, removingPrefix+id)
 	// Once it has this name the volume is gone, also after a power cut; what follows may be done at the next start.
 	err = boundary.Do("pool/unname-volume", func() error {
-		if err := os.Rename(p.Directory(id), removing); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Rename(p.Directory(id), p.path(volumesName, removingPrefix+id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		return syncDirectory(p.path(volumesName))
@@ -276,12 +280,30 @@ func (p *Pool) Delete(id string) error {
 	}
 	p.mu.Lock()
 	delete(p.volumes, id)
+	p.removing[id] = v.SizeBytes
 	p.mu.Unlock()
-	if err := removeFiles(removing); err != nil {
-		// The promise stays until the space is free in truth: the next start finishes it.
+	if err := p.finishRemoving(id); err != nil {
 		return fmt.Errorf("delete volume %s: %w", id, err)
 	}
-	p.release(v.SizeBytes)
+	return nil
+}
+
+// finishRemoving frees what a volume without a name holds. Until then its promise stays: the next delete of that id tries again,
+// and so does the next start.
+func (p *Pool) finishRemoving(id string) error {
+	p.mu.Lock()
+	bytes, unfinished := p.removing[id]
+	p.mu.Unlock()
+	if !unfinished {
+		return nil
+	}
+	if err := removeFiles(p.path(volumesName, removingPrefix+id)); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	delete(p.removing, id)
+	p.mu.Unlock()
+	p.release(bytes)
 	return nil
 }
 

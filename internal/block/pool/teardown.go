@@ -94,9 +94,11 @@ type Survey struct {
 	Mounted bool   `json:"mounted"`
 	// Volumes by id: whoever asks knows which of them somebody wants.
 	Volumes []Volume `json:"volumes,omitempty"`
-	// Damaged: volume directories whose description cannot be read.
+	// Snapshots, those of groups too, with the space that each may come to own.
+	Snapshots []Snapshot `json:"snapshots,omitempty"`
+	// Damaged: volume and snapshot directories whose description cannot be read.
 	Damaged []string `json:"damaged,omitempty"`
-	// Unfinished: directories of volumes that a crash left half made or half removed; the next Open removes them.
+	// Unfinished: directories of volumes and snapshots that a crash left half made or half removed; the next Open removes them.
 	Unfinished []string `json:"unfinished,omitempty"`
 	// Loops without a volume, by device path.
 	Loops []string `json:"loops,omitempty"`
@@ -150,6 +152,17 @@ func lookAt(dir, name string) (Survey, error) {
 			s.Volumes = append(s.Volumes, v)
 		}
 	}
+	if s.Mounted {
+		s.lookAtSnapshots(filepath.Join(at, snapshotsName), "")
+		groups, _ := os.ReadDir(filepath.Join(at, groupsName))
+		for _, g := range groups {
+			if strings.HasPrefix(g.Name(), ".") {
+				s.Unfinished = append(s.Unfinished, g.Name())
+				continue
+			}
+			s.lookAtSnapshots(filepath.Join(at, groupsName, g.Name()), g.Name())
+		}
+	}
 	loops, err := loopsOf(at)
 	for _, l := range loops {
 		known := slices.ContainsFunc(s.Volumes, func(v Volume) bool { return v.ID == volumeOf(l) })
@@ -158,4 +171,22 @@ func lookAt(dir, name string) (Survey, error) {
 		}
 	}
 	return s, err
+}
+
+func (s *Survey) lookAtSnapshots(dir, group string) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		switch {
+		case !e.IsDir(): // the group's description
+		case strings.HasPrefix(e.Name(), "."):
+			s.Unfinished = append(s.Unfinished, e.Name())
+		default:
+			snap, err := readSnapshot(filepath.Join(dir, e.Name()), group)
+			if err != nil {
+				s.Damaged = append(s.Damaged, e.Name())
+				continue
+			}
+			s.Snapshots = append(s.Snapshots, snap)
+		}
+	}
 }
