@@ -7,6 +7,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 func TestValidate(t *testing.T) {
@@ -30,6 +31,18 @@ func TestValidate(t *testing.T) {
 		"expanded to less":          {&csi.ControllerExpandVolumeRequest{CapacityRange: &csi.CapacityRange{RequiredBytes: 5}}, &csi.ControllerExpandVolumeResponse{CapacityBytes: 4}, false},
 		"negative capacity":         {&csi.GetCapacityRequest{}, &csi.GetCapacityResponse{AvailableCapacity: -1}, false},
 		"snapshot without an id":    {&csi.CreateSnapshotRequest{}, &csi.CreateSnapshotResponse{}, false},
+		"a snapshot":                {&csi.CreateSnapshotRequest{}, &csi.CreateSnapshotResponse{Snapshot: snap("s", "v")}, true},
+		"snapshot of no time":       {&csi.CreateSnapshotRequest{}, &csi.CreateSnapshotResponse{Snapshot: &csi.Snapshot{SnapshotId: "s"}}, false},
+		"snapshot below zero":       {&csi.CreateSnapshotRequest{}, &csi.CreateSnapshotResponse{Snapshot: &csi.Snapshot{SnapshotId: "s", SizeBytes: -1, CreationTime: timestamppb.Now()}}, false},
+		"a list of nothing":         {&csi.ListSnapshotsRequest{}, &csi.ListSnapshotsResponse{}, true},
+		"a list with a hole":        {&csi.ListSnapshotsRequest{}, &csi.ListSnapshotsResponse{Entries: []*csi.ListSnapshotsResponse_Entry{{}}}, false},
+		"a group":                   {groupOf("a", "b"), group("g", snap("1", "b"), snap("2", "a")), true},
+		"no group":                  {groupOf("a"), &csi.CreateVolumeGroupSnapshotResponse{}, false},
+		"group without an id":       {groupOf("a"), group("", snap("1", "a")), false},
+		"group with a volume less":  {groupOf("a", "b"), group("g", snap("1", "a")), false},
+		"group with one twice":      {groupOf("a", "b"), group("g", snap("1", "a"), snap("2", "a")), false},
+		"group with a hole":         {groupOf("a"), group("g", nil), false},
+		"group status of nothing":   {&csi.GetVolumeGroupSnapshotRequest{}, &csi.GetVolumeGroupSnapshotResponse{}, false},
 		"an answer of another kind": {&csi.ProbeRequest{}, &csi.ProbeResponse{}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -42,6 +55,18 @@ func TestValidate(t *testing.T) {
 			}
 		})
 	}
+}
+
+func snap(id, volume string) *csi.Snapshot {
+	return &csi.Snapshot{SnapshotId: id, SourceVolumeId: volume, CreationTime: timestamppb.Now()}
+}
+
+func groupOf(volumes ...string) *csi.CreateVolumeGroupSnapshotRequest {
+	return &csi.CreateVolumeGroupSnapshotRequest{SourceVolumeIds: volumes}
+}
+
+func group(id string, snaps ...*csi.Snapshot) *csi.CreateVolumeGroupSnapshotResponse {
+	return &csi.CreateVolumeGroupSnapshotResponse{GroupSnapshot: &csi.VolumeGroupSnapshot{GroupSnapshotId: id, Snapshots: snaps, CreationTime: timestamppb.Now()}}
 }
 
 // Every write goes through, whatever its boundary.
