@@ -153,10 +153,18 @@ func effect(call *ast.CallExpr) (string, bool) {
 	}
 	// client.CoreV1().Pods(ns).Create(ctx, …): the receiver is itself a call, or a variable that holds one.
 	if apiWrites[name] {
-		_, chained := sel.X.(*ast.CallExpr)
-		return "API " + name, chained
+		of, chained := sel.X.(*ast.CallExpr)
+		return "API " + name, chained && !asks(of)
 	}
 	return "RPC " + name, rpcs[name]
+}
+
+// questions are the resources whose creation leaves nothing: the answer is all there is.
+var questions = set("TokenReviews", "SubjectAccessReviews", "LocalSubjectAccessReviews", "SelfSubjectReviews", "SelfSubjectAccessReviews")
+
+func asks(of *ast.CallExpr) bool {
+	sel, ok := of.Fun.(*ast.SelectorExpr)
+	return ok && questions[sel.Sel.Name]
 }
 
 // isContext takes the habit of the tree for the type: contexts are called ctx, or end in Ctx, or are made on the spot.

@@ -64,6 +64,8 @@ func held(ctx context.Context) error {
 // mount is called by stage alone; boundary: held by the caller.
 func mount() { unix.Mount("a", "b", "", 0, "") }
 
+func asks(ctx context.Context) { client.AuthenticationV1().TokenReviews().Create(ctx, review, opts) }
+
 func reads(ctx context.Context) { client.CoreV1().Pods("ns").Get(ctx, "x", opts) }
 `
 	if err := os.WriteFile(filepath.Join(dir, "room.go"), []byte(src), 0o644); err != nil {
