@@ -256,7 +256,7 @@ type modified struct {
 func (m *modified) Get(context.Context, string) (backend.Volume, error) {
 	return backend.Volume{ID: "v", Mutable: m.mutable}, nil
 }
-func (m *modified) CheckMutable(map[string]string) error    { return nil }
+func (m *modified) CheckMutable(map[string]string) error { return nil }
 func (m *modified) Modify(_ context.Context, _ string, p map[string]string) error {
 	m.mutable = p
 	return nil

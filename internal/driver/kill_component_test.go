@@ -111,6 +111,7 @@ func TestJourneyToBeKilled(t *testing.T) {
 	writeSynced(t, filepath.Join(s.target(id), "data"))
 	mark(t, dir, "written")
 	grow(t, s, id, 400*mib)
+	modify(t, s, id)
 	copies(t, s, id)
 	raw := s.create(t, "raw", 100*mib, b)
 	s.publish(t, raw, b)
@@ -145,6 +146,7 @@ func complete(t *testing.T, dir string) {
 	}
 	writeSynced(t, filepath.Join(s.target(id), "data"))
 	grow(t, s, id, 400*mib)
+	modify(t, s, id)
 	copies(t, s, id)
 	s.unpublish(t, id)
 	s.delete(t, id)
@@ -175,6 +177,17 @@ func complete(t *testing.T, dir string) {
 		}
 		return nil
 	})
+}
+
+// modify changes what can be changed of a volume in use.
+func modify(t testing.TB, s *served, id string) {
+	t.Helper()
+	for _, kib := range []string{"256", "512"} {
+		_, err := s.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{VolumeId: id, MutableParameters: map[string]string{"readAheadKiB": kib}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // copies makes and takes away whatever can be made of a mounted volume, and an inline one. Each step may have been done before.

@@ -45,6 +45,7 @@ func TestSanity(t *testing.T) {
 		config.TestVolumeExpandSize = 512 << 20
 		config.TestVolumeAccessType = access
 		config.TestNodeVolumeAttachLimit = true
+		config.TestVolumeMutableParameters = map[string]string{"readAheadKiB": "256"}
 		config.DialOptions = append(config.DialOptions, grpc.WithUnaryInterceptor(measureAnswer))
 		config.ControllerDialOptions = config.DialOptions
 		ginkgo.Describe("volumes as "+access, func() { sanity.GinkgoTest(&config) })
