@@ -231,15 +231,34 @@ func (s *Service) release(ctx context.Context, namespace, name string, goes func
 	defer cancel()
 	leaving, err := s.leave(limited, namespace, ClaimName(name), goes)
 	if err == nil && leaving != nil {
-		_, err = await(limited, s.client.CoreV1().Pods(namespace), leaving.Name, leaving, nil, func(p *corev1.Pod) (bool, error) {
-			return p == nil || p.UID != leaving.UID, nil
-		})
-		if err != nil {
-			err = s.unfinished(limited, namespace, leaving.Name, "it is still mounted, and unmounted as soon as nothing uses it", err)
-		}
+		err = s.gone(limited, leaving)
 	}
 	if err != nil {
 		return fmt.Errorf("unmount volume %s: %w", name, err)
+	}
+	return nil
+}
+
+// gone waits until a holder pod that was deleted has given up its volume.
+func (s *Service) gone(ctx context.Context, pod *corev1.Pod) error {
+	const still = "it is still mounted, and is unmounted as soon as nothing is in the way"
+	soon := time.NewTimer(reasonAfter)
+	defer soon.Stop()
+	began := time.Now()
+	_, err := await(ctx, s.client.CoreV1().Pods(pod.Namespace), pod.Name, pod, soon.C, func(p *corev1.Pod) (bool, error) {
+		switch {
+		case p == nil, p.UID != pod.UID:
+			return true, nil
+		case time.Since(began) < reasonAfter:
+			return false, nil
+		}
+		if why := s.problem(ctx, p.Namespace, p.Name); why != "" {
+			return false, refuse("%s: %s", still, why)
+		}
+		return false, nil
+	})
+	if err != nil {
+		return s.unfinished(ctx, pod.Namespace, pod.Name, still, err)
 	}
 	return nil
 }

@@ -67,7 +67,7 @@ func ParseSize(text string) (*resource.Quantity, error) {
 		return nil, refuse("size %q is not a size such as 10Gi or 500Mi", text)
 	case q.Sign() <= 0:
 		return nil, refuse("size %q: want more than nothing", text)
-	case q.CmpInt64(math.MaxInt64) > 0:
+	case q.CmpInt64(math.MaxInt64) >= 0:
 		return nil, refuse("size %q is more than any disk has", text)
 	case q.Format == resource.DecimalSI && strings.HasSuffix(text, "m"):
 		return nil, refuse("size %q counts thousandths of a byte; write %sM or %sMi", text, strings.TrimSuffix(text, "m"), strings.TrimSuffix(text, "m"))
