@@ -35,6 +35,7 @@ type bench struct {
 	checker          *spec.Checker
 	redact           *redactor
 	ledger           *ledger
+	former           []entry // of ledger: a killed run's
 	name             string
 	caps             spec.Capabilities
 	nodeID           string
@@ -69,7 +70,7 @@ func skipf(format string, args ...any) error { return errSkip{fmt.Sprintf(format
 
 // run tries the driver in work, an empty directory. The report is valid whatever the error says; the error is about the
 // bench, not about the driver's faults.
-func run(ctx context.Context, o Options, work string) (*Report, error) {
+func run(ctx context.Context, o Options, work string, before former) (*Report, error) {
 	b := &bench{o: o, work: work, say: newTeller(o.Out, o.Color), refused: map[string]int{}, began: map[string]time.Duration{}, told: map[string]bool{},
 		report: &Report{Berth: o.Version, Began: time.Now()}, ledger: newLedger(filepath.Join(work, "ledger"))}
 	whole, cancel := context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("the run took longer than --timeout %s", o.Timeout))
@@ -84,6 +85,13 @@ func run(ctx context.Context, o Options, work string) (*Report, error) {
 			return nil, context.Cause(ctx)
 		}
 		return nil, fmt.Errorf("%w: %w", ErrUsage, err)
+	}
+	if !b.ownDrivers() {
+		b.ledger.begin(b.name)
+		for _, e := range before[b.name] {
+			b.ledger.add(entry{kind: e.Kind, id: e.ID})
+			b.former = append(b.former, entry{kind: e.Kind, id: e.ID})
+		}
 	}
 	if needInstance(steps) {
 		b.beginInstance(whole)

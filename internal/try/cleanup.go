@@ -36,7 +36,10 @@ func (b *bench) cleanUp(ctx context.Context) {
 	}
 	interrupted := b.report.Ended != ""
 	for _, e := range b.ledger.left() {
-		if !interrupted {
+		switch {
+		case slices.ContainsFunc(b.former, e.is):
+			s.Notes = append(s.Notes, fmt.Sprintf("deleted %s %q, which a killed run had left", e.kind, e.id))
+		case !interrupted:
 			s.Violations = append(s.Violations, spec.Violation{Rule: "driver/left-behind", Section: "Volume Lifecycle",
 				Text: fmt.Sprintf("%s %q was made and never deleted, after everything that Kubernetes knew was deleted", e.kind, e.id)})
 		}

@@ -24,8 +24,7 @@ func isConflict(err error) bool { return apierrors.IsConflict(err) }
 func (b *bench) stepKill(ctx context.Context, s *Step) error {
 	kind := proxy.Kill
 	if !b.ownDrivers() {
-		kind = proxy.Cut
-		s.Notes = append(s.Notes, "the driver is not the bench's process: its connection was cut instead of killing it")
+		kind, s.Title = proxy.Cut, "connection cut in each RPC (the driver is not the bench's process)"
 	}
 	return b.life(ctx, s, kind)
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"syscall"
@@ -35,6 +36,7 @@ const (
 type order struct {
 	Options Options
 	Work    string
+	Former  former
 }
 
 // answer is what the bench gives back.
@@ -61,8 +63,8 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer lock.Close()
-	sweepFormer(work, say.line)
-	report, err := keep(ctx, o, work, lock)
+	signal.Ignore(syscall.SIGPIPE) // who reads the progress may have enough of it; the run still has to be cleaned up
+	report, err := keep(ctx, o, order{Options: o, Work: work, Former: sweepFormer(work, say.line)}, lock)
 	if o.Keep {
 		say.line("kept: " + work + " (logs of the driver and of the instance; remove it yourself)")
 		marked := os.WriteFile(filepath.Join(work, kept), nil, 0o600)
@@ -72,7 +74,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 }
 
 // keep runs the bench and waits for its answer.
-func keep(ctx context.Context, o Options, work string, lock *os.File) (*Report, error) {
+func keep(ctx context.Context, o Options, j order, lock *os.File) (*Report, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -87,7 +89,6 @@ func keep(ctx context.Context, o Options, work string, lock *os.File) (*Report, 
 	}
 	defer answerR.Close()
 	out := o.Out
-	o.Out = nil
 	cmd := exec.Command(self, "try")
 	cmd.Env = append(os.Environ(), envRole+"="+roleBench)
 	cmd.ExtraFiles = []*os.File{orderR, answerW, lock}
@@ -115,7 +116,7 @@ func keep(ctx context.Context, o Options, work string, lock *os.File) (*Report, 
 	}
 	go func() {
 		defer orderW.Close()
-		_ = json.NewEncoder(orderW).Encode(order{Options: o, Work: work})
+		_ = json.NewEncoder(orderW).Encode(j)
 	}()
 	said := make(chan []byte, 1)
 	go func() {
@@ -214,7 +215,8 @@ func benchMain(ctx context.Context, stdout *os.File) int {
 		}
 	}
 	j.Options.Out = stdout
-	report, err := run(ctx, j.Options, j.Work)
+	signal.Ignore(syscall.SIGPIPE)
+	report, err := run(ctx, j.Options, j.Work, j.Former)
 	a.Report = report
 	if err != nil {
 		a.Error, a.Usage = err.Error(), errors.Is(err, ErrUsage)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -26,6 +25,13 @@ type ledger struct {
 type entry struct {
 	kind, id string // "volume" | "snapshot" | "group"
 	members  []string
+}
+
+// begin notes whose driver it is, where that is somebody else's process.
+func (l *ledger) begin(driver string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.append("=", entry{kind: "driver", id: driver})
 }
 
 func newLedger(path string) *ledger { return &ledger{path: path, ever: map[string]bool{}} }
@@ -108,11 +114,11 @@ func (l *ledger) left() []entry {
 	return out
 }
 
-// readLedger reads what a killed run left.
-func readLedger(path string) []entry {
+// readLedger reads what a killed run left, and in which driver; "" when that driver was the run's own and died with it.
+func readLedger(path string) (driver string, left []entry) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil
+		return "", nil
 	}
 	defer f.Close()
 	l := newLedger(os.DevNull)
@@ -121,11 +127,14 @@ func readLedger(path string) []entry {
 		if n, err := fmt.Sscanf(s.Text(), "%s %s %q", &sign, &kind, &id); n != 3 || err != nil {
 			continue // the line that the death cut
 		}
-		if sign == "+" && !strings.ContainsRune(kind, '/') {
+		switch sign {
+		case "=":
+			driver = id
+		case "+":
 			l.add(entry{kind: kind, id: id})
-		} else {
+		case "-":
 			l.drop(kind, id)
 		}
 	}
-	return l.left()
+	return driver, l.left()
 }

@@ -115,18 +115,23 @@ func podReady(p *corev1.Pod, found bool) (bool, string) {
 
 // podState is what a user sees of a pod that is not Ready.
 func podState(p *corev1.Pod) string {
-	text := string(p.Status.Phase)
-	for _, c := range p.Status.Conditions {
-		if c.Status != corev1.ConditionTrue && c.Message != "" {
-			text += "; " + string(c.Type) + ": " + c.Message
+	texts := []string{string(p.Status.Phase)}
+	add := func(text string) {
+		if text != "" && !slices.ContainsFunc(texts, func(have string) bool { return strings.HasSuffix(have, text) || strings.HasSuffix(text, have) }) {
+			texts = append(texts, text)
 		}
 	}
 	for _, c := range p.Status.ContainerStatuses {
-		if w := c.State.Waiting; w != nil && w.Message != "" {
-			text += "; " + w.Reason + ": " + w.Message
+		if w := c.State.Waiting; w != nil {
+			add(w.Message)
 		}
 	}
-	return text
+	for _, c := range p.Status.Conditions {
+		if c.Status != corev1.ConditionTrue {
+			add(c.Message)
+		}
+	}
+	return strings.Join(texts, "; ")
 }
 
 func dataPath(p *corev1.Pod) (string, error) {

@@ -1,9 +1,11 @@
 package try
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -15,7 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
+	"k8s.io/apimachinery/pkg/util/yaml"
 
 	"berth.io/berth/internal/driver/registrar"
 	"berth.io/berth/internal/try/proxy"
@@ -124,14 +126,19 @@ func readCSIDriver(path, name string) (*storagev1.CSIDriver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--csidriver: %w", err)
 	}
-	o := &storagev1.CSIDriver{}
-	if err := yaml.UnmarshalStrict(data, o); err != nil {
-		return nil, fmt.Errorf("--csidriver %s: not one CSIDriver: %w", path, err)
+	for d := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096); ; {
+		o := &storagev1.CSIDriver{}
+		err := d.Decode(o)
+		if errors.Is(err, io.EOF) {
+			return nil, fmt.Errorf("--csidriver %s: there is no CSIDriver named %q in it, which is what the driver calls itself", path, name)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("--csidriver %s: %w", path, err)
+		}
+		if o.Kind == "CSIDriver" && o.Name == name {
+			return o, nil
+		}
 	}
-	if o.Kind != "CSIDriver" || o.Name != name {
-		return nil, fmt.Errorf("--csidriver %s: it is a %s named %q, and the driver calls itself %q", path, o.Kind, o.Name, name)
-	}
-	return o, nil
 }
 
 func (b *bench) makeClasses(ctx context.Context) error {

@@ -49,7 +49,7 @@ func allSteps() []stepDef {
 		{"rox", groupFlow, "ReadOnlyMany: two pods read", true, (*bench).stepROX},
 		{"rwop", groupFlow, "ReadWriteOncePod", true, (*bench).stepRWOP},
 		{"csi-sanity", groupSanity, "the official conformance suite", false, (*bench).stepSanity},
-		{"fault-kill", groupFaults, "driver killed in each RPC (a socket: connection cut)", true, (*bench).stepKill},
+		{"fault-kill", groupFaults, "driver killed in each RPC", true, (*bench).stepKill},
 		{"fault-late", groupFaults, "each RPC delayed past its deadline", true, (*bench).stepLate},
 		{"fault-lost", groupFaults, "each answer lost", true, (*bench).stepLost},
 		{"fault-twice", groupFaults, "each RPC sent twice", true, (*bench).stepTwice},

@@ -61,12 +61,18 @@ var errBusy = errors.New("its run still lives")
 // kept marks a directory that --keep left: its owner removes it.
 const kept = "kept"
 
-// sweepFormer takes away what killed runs of this user left, and returns the volumes that are still in their drivers.
-func sweepFormer(skip string, say func(string)) {
+// former is what killed runs left in drivers that live on: a file's line for each, of ledger.go.
+type former map[string][]formerEntry // by driver
+
+type formerEntry struct{ Kind, ID string }
+
+// sweepFormer takes away what killed runs of this user left here, and returns what they left in drivers.
+func sweepFormer(skip string, say func(string)) former {
 	base, err := filepath.EvalSymlinks(os.TempDir())
 	if err != nil {
-		return
+		return nil
 	}
+	left := former{}
 	found, _ := filepath.Glob(filepath.Join(base, workPrefix+"*"))
 	for _, dir := range found {
 		if dir == skip || !ours(dir) {
@@ -79,17 +85,22 @@ func sweepFormer(skip string, say func(string)) {
 		if err != nil {
 			continue
 		}
-		left := readLedger(filepath.Join(dir, "ledger"))
+		driver, entries := readLedger(filepath.Join(dir, "ledger"))
 		if err := sweep(dir); err != nil {
 			say(fmt.Sprintf("what a killed run left in %s could not be taken away: %v", dir, err))
 		} else {
 			say(fmt.Sprintf("took away what a killed run left in %s", dir))
 		}
 		lock.Close()
-		for _, e := range left {
-			say(fmt.Sprintf("its %s %q may still be in its driver", e.kind, e.id))
+		if driver == "" {
+			continue
+		}
+		for _, e := range entries {
+			left[driver] = append(left[driver], formerEntry{e.kind, e.id})
+			say(fmt.Sprintf("its %s %q is still in driver %s; trying that driver again deletes it", e.kind, e.id, driver))
 		}
 	}
+	return left
 }
 
 // ours: the directory is one that this user made, not a link that somebody put there.

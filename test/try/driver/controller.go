@@ -35,6 +35,9 @@ func usable(caps []*csi.VolumeCapability) (block bool, err error) {
 		}
 		block = block || c.GetBlock() != nil
 	}
+	if block && !haveLoops() {
+		return true, invalid("this process may not make loop devices, so there are no raw block volumes")
+	}
 	return block, nil
 }
 

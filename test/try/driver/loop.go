@@ -49,6 +49,16 @@ func attach(file string) (string, error) {
 	return "", errors.New("no free loop device")
 }
 
+// haveLoops: a driver without root has none.
+func haveLoops() bool {
+	f, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	f.Close()
+	return true
+}
+
 func attached(file string) string {
 	found, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, f := range found {
