@@ -92,7 +92,7 @@ func FuzzPageOf(f *testing.F) {
 }
 
 func TestParseGroup(t *testing.T) {
-	for s, want := range map[string]int{"": noGroup, "0": 0, "4294967294": 4294967294} {
+	for s, want := range map[string]int64{"": noGroup, "0": 0, "4294967294": 4294967294} {
 		if got, err := parseGroup(s); err != nil || got != want {
 			t.Errorf("%q: %d, %v", s, got, err)
 		}
