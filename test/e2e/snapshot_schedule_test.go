@@ -170,3 +170,25 @@ func TestScheduleSurvivesAKill(t *testing.T) {
 	s.kubectl("delete", "vs", "--all")
 	s.kubectlGone("vs")
 }
+
+func init() {
+	examples["snapshot-schedule.yaml"] = example{pods: []string{"example-scheduled"}, claims: []string{"example-scheduled"}, then: func(s *story) {
+		s.until("the schedule to know its next time", func() (bool, string) {
+			out := s.kubectl("get", "snapsched", "example-hourly", "-o", "jsonpath={.status}")
+			return strings.Contains(out, "nextScheduleTime") && strings.Contains(out, `"claims":1`), out
+		})
+		s.kubectl("patch", "snapsched", "example-hourly", "--type=merge", "-p", `{"spec":{"schedule":"@every 1s"}}`)
+		s.until("a snapshot by schedule", func() (bool, string) {
+			n := s.snapshotsOf("example-hourly")
+			return len(n) > 0, fmt.Sprint(n)
+		})
+		s.kubectl("delete", "snapsched", "example-hourly")
+	}}
+	examples["volume-attributes.yaml"] = example{pods: []string{"example-attributes"}, claims: []string{"example-attributes"}, then: func(s *story) {
+		s.kubectl("patch", "pvc", "example-attributes", "-p", `{"spec":{"volumeAttributesClassName":"example-streaming"}}`)
+		s.until("the other attributes", func() (bool, string) {
+			c := s.claim("example-attributes").Status
+			return c.CurrentVolumeAttributesClassName != nil && *c.CurrentVolumeAttributesClassName == "example-streaming", fmt.Sprint(c)
+		})
+	}, delete: "vac/example-random vac/example-streaming"}
+}
