@@ -20,6 +20,7 @@ type plan struct {
 	upstreamBurst int
 	idle          time.Duration
 	starts        int
+	containers    int
 }
 
 func main() {
@@ -31,6 +32,7 @@ func main() {
 	flag.IntVar(&p.upstreamBurst, "upstream-burst", 50, "the same with --controllers=upstream")
 	flag.DurationVar(&p.idle, "idle", time.Minute, "how long to watch the idle instance")
 	flag.IntVar(&p.starts, "starts", 5, "second starts")
+	flag.IntVar(&p.containers, "containers", 20, "new volumes for containers, by the volume plugin")
 	flag.Parse()
 	if err := run(context.Background(), p); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -73,6 +75,9 @@ func measure(ctx context.Context, p plan, t *table) error {
 		return err
 	}
 	if err := ours.down(ctx); err != nil {
+		return err
+	}
+	if err := containers(ctx, p.containers, t); err != nil {
 		return err
 	}
 	if p.upstreamRuns == 0 {
