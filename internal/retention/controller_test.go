@@ -47,7 +47,7 @@ func start(t *testing.T, now string, s *api.SnapshotSchedule, claims ...string) 
 		t.Fatal(err)
 	}
 	kinds := map[schema.GroupVersionResource]string{api.SnapshotScheduleResource: "SnapshotScheduleList"}
-	w := &world{T: t, now: at(now), snaps: snapfake.NewSimpleClientset(), events: record.NewFakeRecorder(100),
+	w := &world{T: t, now: at(now), snaps: fakeSnaps(), events: record.NewFakeRecorder(100),
 		api: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), kinds, &unstructured.Unstructured{Object: o})}
 	var objects []runtime.Object
 	for _, name := range claims {
@@ -76,6 +76,11 @@ func start(t *testing.T, now string, s *api.SnapshotSchedule, claims ...string) 
 		return watches(&w.snaps.Fake) >= 2 && watches(&w.api.Fake) >= 1 && watches(&core.Fake) >= 1
 	})
 	return w
+}
+
+func fakeSnaps() *snapfake.Clientset {
+	//lint:ignore SA1019 the snapshot clients come without apply configurations, and so without NewClientset
+	return snapfake.NewSimpleClientset()
 }
 
 func watches(f *clienttesting.Fake) (n int) {
@@ -207,7 +212,7 @@ func TestOneRunMakesUpForMissedOnes(t *testing.T) {
 // A run that was killed after its first snapshot is finished, and what it had made is not made again.
 func TestKilledRunIsFinished(t *testing.T) {
 	s := schedule(ranLast("2026-01-01T01:00:00Z"))
-	w := &world{T: t, snaps: snapfake.NewSimpleClientset()}
+	w := &world{T: t, snaps: fakeSnaps()}
 	c := &Controller{opts: Options{Snap: w.snaps}}
 	for range 2 {
 		if _, err := c.make(t.Context(), s, "a", at("2026-01-01T02:00:00Z")); err != nil {
