@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth.io/berth/internal/host/xfs"
 )
 
 // Whatever is done to a volume between two snapshots (written anywhere in pieces of any size, discarded, zeroed, allocated, grown),
@@ -157,4 +159,48 @@ func TestDeltaOfAThousandPlaces(t *testing.T) {
 		t.Errorf("%d ranges, %v", len(got), err)
 	}
 	t.Logf("first after %v, all after %v", first, time.Since(began))
+}
+
+// What is written, discarded and zeroed after the blocks were first shared, and before the copy, is in the snapshot as it is in the
+// volume, and costs what it costs there.
+func TestCopyAfterSharing(t *testing.T) {
+	p := openTest(t, Options{Dir: t.TempDir(), LimitBytes: 2 * gib})
+	size := 48 * mib
+	mustCreate(t, p, "v", size)
+	disk, err := os.OpenFile(p.Disk("v"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	for at := int64(0); at < size; at += 12 << 10 {
+		if _, err := disk.WriteAt(bytes.Repeat([]byte{7}, 4096), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	disk.Sync()
+	if n, err := xfs.ExtentCount(disk); err != nil || n < 2*manyExtents {
+		t.Fatalf("%d extents, %v: too few to be shared beforehand", n, err)
+	}
+	take, err := p.Begin("", "", TakeRequest{"s", "s", "v"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if shared, err := take.copies[0].allocated(); err != nil || shared < 10*mib {
+		t.Errorf("shared beforehand: %d MiB, %v", shared/mib, err)
+	}
+	change(t, rand.New(rand.NewPCG(1, 2)), disk, size, 150)
+	if err := take.Copy(); err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(p.Disk("v"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(t, rand.New(rand.NewPCG(3, 4)), disk, size, 150)
+	if _, err := take.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(contentOf(t, p, "s"), want) {
+		t.Error("the snapshot is not what the volume was")
+	}
 }
