@@ -318,7 +318,7 @@ func run(t *testing.T, a *api, plugins ...plugin.Plugin) *room {
 		})
 	}
 	t.Cleanup(r.stop)
-	if !waitUntil(5*time.Second, func() bool { c.ops.mu.Lock(); defer c.ops.mu.Unlock(); return c.ops.ctx != nil }) {
+	if !waitUntil(30*time.Second, func() bool { c.ops.mu.Lock(); defer c.ops.mu.Unlock(); return c.ops.ctx != nil }) {
 		t.Fatal("the controller has not started")
 	}
 	return r
@@ -328,7 +328,7 @@ func run(t *testing.T, a *api, plugins ...plugin.Plugin) *room {
 func (r *room) said(t *testing.T, prefix string) {
 	t.Helper()
 	var all []string
-	deadline := time.After(5 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for {
 		select {
 		case e := <-r.events.Events:
@@ -353,7 +353,7 @@ func waitUntil(limit time.Duration, ok func() bool) bool {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	if !waitUntil(10*time.Second, ok) {
+	if !waitUntil(30*time.Second, ok) {
 		t.Fatalf("never: %s", what)
 	}
 }

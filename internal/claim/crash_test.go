@@ -3,6 +3,7 @@ package claim
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -141,6 +142,13 @@ func resume(t *testing.T, name string, objects []runtime.Object, plugins func() 
 	a.budget = survived
 	a.mu.Unlock()
 	first := run(t, a, p...)
+	// Cut off or done, and then whatever else it would write: a plugin's work between two writes may be long on a busy machine.
+	waitUntil(30*time.Second, func() bool {
+		a.mu.Lock()
+		cut := a.budget == 0
+		a.mu.Unlock()
+		return cut || done(t, a)
+	})
 	a.quiet()
 	first.stop()
 	a.mu.Lock()
