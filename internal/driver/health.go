@@ -90,9 +90,16 @@ func volumeHealth(id, reason, problem string) *csi.VolumeHealth {
 // NodeGetStorageHealth implements csi.NodeServer.
 func (d *Driver) NodeGetStorageHealth(ctx context.Context, _ *csi.NodeGetStorageHealthRequest) (*csi.NodeGetStorageHealthResponse, error) {
 	resp := &csi.NodeGetStorageHealthResponse{}
-	if _, err := d.o.Backend.Capacity(ctx); err != nil {
+	problem := ""
+	if b, ok := d.o.Backend.(backend.StorageHealth); ok {
+		problem = b.StorageProblem(ctx)
+	}
+	if _, err := d.o.Backend.Capacity(ctx); err != nil && problem == "" {
+		problem = err.Error()
+	}
+	if problem != "" {
 		resp.BackendHealth = append(resp.BackendHealth, &csi.NodeGetStorageHealthResponse_StorageBackendHealth{
-			Status: csi.StorageHealthErrorType_STORAGE_UNREACHABLE, Reason: reasonStorage, Message: err.Error(),
+			Status: csi.StorageHealthErrorType_STORAGE_UNREACHABLE, Reason: reasonStorage, Message: problem,
 		})
 	}
 	return resp, nil

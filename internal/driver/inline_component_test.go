@@ -246,6 +246,17 @@ func TestReadOnlyAttachment(t *testing.T) {
 			t.Errorf("written at %s", at)
 		}
 	}
+	snap := s.snapshot(t, "larger", id) // grows when it is mounted for writing
+	restored := s.createFrom(t, "restored", 200*mib, c, fromSnapshot(snap.SnapshotId))
+	os.MkdirAll(s.staging(restored), 0o750)
+	for range 2 {
+		if _, err := s.NodeStageVolume(t.Context(), &csi.NodeStageVolumeRequest{VolumeId: restored, StagingTargetPath: s.staging(restored), VolumeCapability: c, PublishContext: attached.PublishContext}); err != nil {
+			t.Error(err)
+		}
+	}
+	s.unpublish(t, restored)
+	s.delete(t, restored)
+	s.deleteSnapshot(t, snap.SnapshotId)
 	health, err := s.NodeGetVolumeHealth(t.Context(), &csi.NodeGetVolumeHealthRequest{VolumeId: id, StagingTargetPath: s.staging(id)})
 	if err != nil || len(health.VolumeHealth.HealthStatuses) != 0 {
 		t.Errorf("health of a volume that is read only by wish: %v, %v", health, err)
@@ -256,6 +267,23 @@ func TestReadOnlyAttachment(t *testing.T) {
 	}
 	s.publish(t, id, c)
 	write(t, filepath.Join(s.target(id), "x"), "")
+	_, err = s.NodeStageVolume(t.Context(), &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: s.staging(id), VolumeCapability: c, PublishContext: attached.PublishContext})
+	wantCode(t, err, codes.AlreadyExists)
+	second := &csi.NodePublishVolumeRequest{VolumeId: id, StagingTargetPath: s.staging(id), TargetPath: s.target("second"), VolumeCapability: c, Readonly: true}
+	for range 2 {
+		if _, err := s.NodePublishVolume(t.Context(), second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second.Readonly = false
+	_, err = s.NodePublishVolume(t.Context(), second)
+	wantCode(t, err, codes.AlreadyExists)
+	if _, err := s.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: s.target("second")}); err != nil {
+		t.Fatal(err)
+	}
+	if storage, err := s.NodeGetStorageHealth(t.Context(), &csi.NodeGetStorageHealthRequest{}); err != nil || len(storage.BackendHealth) > 0 {
+		t.Errorf("storage: %v, %v", storage, err)
+	}
 	s.unpublish(t, id)
 	s.delete(t, id)
 }

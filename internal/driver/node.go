@@ -115,6 +115,7 @@ func (d *Driver) publishStaged(ctx context.Context, r *csi.NodePublishVolumeRequ
 
 // publish completes the request with how the volume is to be used.
 func (d *Driver) publish(ctx context.Context, u use, r backend.PublishRequest) error {
+	u.readOnly = u.readOnly || slices.Contains(u.options, "ro")
 	r.Block, r.ReadOnly, r.Exclusive, r.MountOptions = u.block, u.readOnly, u.exclusive, u.options
 	if err := d.o.Backend.Publish(ctx, r); err != nil {
 		return err

@@ -44,7 +44,7 @@ func (b *Backend) Publish(ctx context.Context, r backend.PublishRequest) error {
 		return err
 	}
 	if is {
-		if err := samePublished(r, want); err != nil {
+		if err := samePublished(r, source, want); err != nil {
 			return err
 		}
 		b.noteTarget(r.ID, r.Target)
@@ -92,7 +92,7 @@ func (b *Backend) source(r backend.PublishRequest) (path string, device uint64, 
 }
 
 // samePublished accepts a target that shows this volume already, in the way that is asked for.
-func samePublished(r backend.PublishRequest, want uint64) error {
+func samePublished(r backend.PublishRequest, source string, want uint64) error {
 	var st unix.Stat_t
 	if err := unix.Stat(r.Target, &st); err != nil {
 		return err
@@ -104,10 +104,16 @@ func samePublished(r backend.PublishRequest, want uint64) error {
 	if have != want {
 		return fmt.Errorf("%w: something else is mounted at %s", backend.ErrExists, r.Target)
 	}
-	if ro, err := mountpoint.ReadOnly(r.Target); err != nil {
+	switch ro, err := mountpoint.ReadOnly(r.Target); {
+	case err != nil:
 		return err
-	} else if r.ReadOnly && !ro {
+	case r.ReadOnly && !ro:
 		return fmt.Errorf("%w: %s is published for writing, and read-only is asked for", backend.ErrExists, r.Target)
+	case !r.ReadOnly && ro:
+		// A filesystem that is read-only where it is staged, by wish or by damage, is so everywhere.
+		if whole, err := mountpoint.ReadOnly(source); err == nil && !whole {
+			return fmt.Errorf("%w: %s is published read-only, and writing is asked for", backend.ErrExists, r.Target)
+		}
 	}
 	return nil
 }

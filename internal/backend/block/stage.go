@@ -71,7 +71,13 @@ func (b *Backend) stageFilesystem(ctx context.Context, h *hold.Hold, v pool.Volu
 		return err
 	}
 	if is {
-		return b.mustBe(r.Path, dev, fsType)
+		if err := b.mustBe(r.Path, dev, fsType); err != nil {
+			return err
+		}
+		if ro, err := mountpoint.ReadOnly(r.Path); err == nil && !ro && slices.Contains(r.MountOptions, "ro") {
+			return fmt.Errorf("%w: volume %s is staged at %s for writing, and read-only is asked for", backend.ErrExists, r.ID, r.Path)
+		}
+		return nil
 	}
 	h.Step("mounting it at " + r.Path)
 	err = boundary.Do("backend-block/make-staging-directory", func() error { return os.MkdirAll(r.Path, 0o750) })
