@@ -42,8 +42,8 @@ func queueOf(parameters map[string]string) (loop.Queue, error) {
 		switch {
 		case name == parameterReadAhead:
 			n, err := strconv.Atoi(value)
-			if err != nil || n < 4 || n > mostReadAheadKiB {
-				return q, fmt.Errorf("%w: mutable parameter %s: %q is not a number of KiB from 4 to %d", backend.ErrInvalid, name, clip(value), mostReadAheadKiB)
+			if err != nil || n != 0 && n < 4 || n > mostReadAheadKiB {
+				return q, fmt.Errorf("%w: mutable parameter %s: %q is not a number of KiB from 4 to %d, or 0 for the kernel's choice", backend.ErrInvalid, name, clip(value), mostReadAheadKiB)
 			}
 			q.ReadAheadKiB = n
 		case name == parameterScheduler:
