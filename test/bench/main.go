@@ -21,6 +21,7 @@ type plan struct {
 	idle          time.Duration
 	starts        int
 	containers    int
+	snapshots     int
 }
 
 func main() {
@@ -33,6 +34,7 @@ func main() {
 	flag.DurationVar(&p.idle, "idle", time.Minute, "how long to watch the idle instance")
 	flag.IntVar(&p.starts, "starts", 5, "second starts")
 	flag.IntVar(&p.containers, "containers", 20, "new volumes for containers, by the volume plugin")
+	flag.IntVar(&p.snapshots, "snapshots", 20, "snapshots of a busy volume, restores and clones")
 	flag.Parse()
 	if err := run(context.Background(), p); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -72,6 +74,9 @@ func measure(ctx context.Context, p plan, t *table) error {
 		return err
 	}
 	if err := ours.secondStart(ctx, p.starts, t); err != nil {
+		return err
+	}
+	if err := ours.snapshots(ctx, p.snapshots, t); err != nil {
 		return err
 	}
 	if err := ours.down(ctx); err != nil {

@@ -1,0 +1,264 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+	snapshotclient "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// snapshots measures how long the writes of a busy volume stand still for a snapshot, and how fast a volume is there that is made
+// from a snapshot or from another volume.
+func (s *subject) snapshots(ctx context.Context, n int, t *table) error {
+	if n == 0 {
+		return nil
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(s.in.Dir, "kubeconfig"))
+	if err != nil {
+		return err
+	}
+	config.QPS = -1
+	client, err := snapshotclient.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	if err := s.pauses(ctx, client, n, t); err != nil {
+		return fmt.Errorf("snapshots of a busy volume: %w", err)
+	}
+	if err := s.copies(ctx, client, n, t); err != nil {
+		return fmt.Errorf("restores and clones: %w", err)
+	}
+	return nil
+}
+
+// mounted makes a claim with a pod and returns where the volume is.
+func (s *subject) mounted(ctx context.Context, c *corev1.PersistentVolumeClaim) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	pods, err := s.client.CoreV1().Pods("default").Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + c.Name})
+	if err != nil {
+		return "", err
+	}
+	defer pods.Stop()
+	if _, err := s.client.CoreV1().PersistentVolumeClaims("default").Create(ctx, c, metav1.CreateOptions{}); err != nil {
+		return "", err
+	}
+	if _, err := s.client.CoreV1().Pods("default").Create(ctx, pod(c.Name), metav1.CreateOptions{}); err != nil {
+		return "", err
+	}
+	var path string
+	err = waitPod(ctx, pods, func(p *corev1.Pod) bool {
+		paths := map[string]string{}
+		_ = json.Unmarshal([]byte(p.Annotations["storage.berth.io/paths"]), &paths)
+		path = paths["data"]
+		return isReady(p)
+	})
+	return path, err
+}
+
+// gone deletes a pod and its claim and waits for the volume to be deleted.
+func (s *subject) gone(ctx context.Context, name string) error {
+	c, err := s.client.CoreV1().PersistentVolumeClaims("default").Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	volumes, err := s.client.CoreV1().PersistentVolumes().Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + c.Spec.VolumeName})
+	if err != nil {
+		return err
+	}
+	defer volumes.Stop()
+	if err := s.client.CoreV1().Pods("default").Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+		return err
+	}
+	if err := s.client.CoreV1().PersistentVolumeClaims("default").Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+		return err
+	}
+	for e := range volumes.ResultChan() {
+		if e.Type == "DELETED" {
+			return nil
+		}
+	}
+	return fmt.Errorf("volume %s is not gone: %w", c.Spec.VolumeName, ctx.Err())
+}
+
+// snapshot takes one of a claim and returns when it is ready.
+func (s *subject) snapshot(ctx context.Context, client snapshotclient.Interface, name, claim string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	w, err := client.SnapshotV1().VolumeSnapshots("default").Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	if err != nil {
+		return err
+	}
+	defer w.Stop()
+	_, err = client.SnapshotV1().VolumeSnapshots("default").Create(ctx, &snapshotv1.VolumeSnapshot{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       snapshotv1.VolumeSnapshotSpec{Source: snapshotv1.VolumeSnapshotSource{PersistentVolumeClaimName: &claim}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	for e := range w.ResultChan() {
+		if v, ok := e.Object.(*snapshotv1.VolumeSnapshot); ok && v.Status != nil && v.Status.ReadyToUse != nil && *v.Status.ReadyToUse {
+			return nil
+		}
+	}
+	return fmt.Errorf("snapshot %s is not ready: %w", name, ctx.Err())
+}
+
+// pauses: the longest that any write took while a snapshot was taken, for each of n snapshots.
+func (s *subject) pauses(ctx context.Context, client snapshotclient.Interface, n int, t *table) error {
+	path, err := s.mounted(ctx, claim("busy", "1Gi"))
+	if err != nil {
+		return err
+	}
+	w, err := startWriters(filepath.Join(path, "data"), 768<<20)
+	if err != nil {
+		return err
+	}
+	defer w.stop()
+	var pauses, without []time.Duration
+	var rate float64
+	for i := range n {
+		fmt.Fprintf(os.Stderr, "%s: snapshot %d of %d under writes\n", s.name, i, n)
+		w.longest.Store(0)
+		before := w.count.Load()
+		time.Sleep(2 * time.Second) // of writes between two snapshots
+		rate += float64(w.count.Load()-before) / 2 / float64(n)
+		without = append(without, time.Duration(w.longest.Swap(0)))
+		if err := s.snapshot(ctx, client, fmt.Sprint("busy-", i), "busy"); err != nil {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond) // a write that stood still is counted when it ends
+		pauses = append(pauses, time.Duration(w.longest.Load()))
+	}
+	if err := w.stop(); err != nil {
+		return err
+	}
+	t.durations(s.name, fmt.Sprintf("snapshot of 1 GiB under %.0f random writes of 4 KiB a second: longest write, %d snapshots", rate, n), pauses)
+	t.durations(s.name, "the longest write of 2 s without a snapshot", without)
+	for i := range n {
+		if err := client.SnapshotV1().VolumeSnapshots("default").Delete(ctx, fmt.Sprint("busy-", i), metav1.DeleteOptions{}); err != nil {
+			return err
+		}
+	}
+	return s.gone(ctx, "busy")
+}
+
+// writers write 4 KiB at random places of a file that is full already, past the page cache, as a database does.
+type writers struct {
+	count, longest atomic.Int64 // longest in nanoseconds
+	stopping       atomic.Bool
+	all            sync.WaitGroup
+	failed         atomic.Value
+}
+
+const writersAtOnce = 8
+
+func startWriters(path string, size int64) (*writers, error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	piece := make([]byte, 1<<20)
+	for at := int64(0); at < size; at += int64(len(piece)) {
+		if _, err := f.WriteAt(piece, at); err != nil {
+			return nil, err
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return nil, err
+	}
+	w := &writers{}
+	for range writersAtOnce {
+		w.all.Go(func() {
+			if err := w.write(path, size); err != nil {
+				w.failed.Store(err)
+			}
+		})
+	}
+	return w, nil
+}
+
+func (w *writers) write(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	block, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // aligned
+	if err != nil {
+		return err
+	}
+	defer unix.Munmap(block)
+	for !w.stopping.Load() {
+		began := time.Now()
+		if _, err := f.WriteAt(block, rand.Int64N(size/4096)*4096); err != nil {
+			return err
+		}
+		took := int64(time.Since(began))
+		w.count.Add(1)
+		for longest := w.longest.Load(); took > longest && !w.longest.CompareAndSwap(longest, took); longest = w.longest.Load() {
+		}
+	}
+	return nil
+}
+
+// stop ends them, and may be called again.
+func (w *writers) stop() error {
+	w.stopping.Store(true)
+	w.all.Wait()
+	err, _ := w.failed.Load().(error)
+	return err
+}
+
+// copies: a claim made from a snapshot, or from another claim, and its pod, accepted → mounted.
+func (s *subject) copies(ctx context.Context, client snapshotclient.Interface, n int, t *table) error {
+	path, err := s.mounted(ctx, claim("source", "10Gi"))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(path, "data"), make([]byte, 512<<20), 0o600); err != nil {
+		return err
+	}
+	if err := s.snapshot(ctx, client, "source", "source"); err != nil {
+		return err
+	}
+	group := snapshotv1.GroupName
+	for what, from := range map[string]corev1.TypedLocalObjectReference{
+		"snapshot restored to 10 GiB → mounted":    {APIGroup: &group, Kind: "VolumeSnapshot", Name: "source"},
+		"clone of 10 GiB that is in use → mounted": {Kind: "PersistentVolumeClaim", Name: "source"},
+	} {
+		fmt.Fprintf(os.Stderr, "%s: %s\n", s.name, what)
+		var took []time.Duration
+		for range n {
+			c := claim("copy", "10Gi")
+			c.Spec.DataSource = &from
+			began := time.Now()
+			if _, err := s.mounted(ctx, c); err != nil {
+				return err
+			}
+			took = append(took, time.Since(began))
+			if err := s.gone(ctx, "copy"); err != nil {
+				return err
+			}
+		}
+		t.durations(s.name, what, took)
+	}
+	if err := client.SnapshotV1().VolumeSnapshots("default").Delete(ctx, "source", metav1.DeleteOptions{}); err != nil {
+		return err
+	}
+	return s.gone(ctx, "source")
+}
