@@ -13,7 +13,7 @@ import (
 
 func newTry() *cobra.Command {
 	var o try.Options
-	var class, secrets []string
+	var class, mutable, secrets []string
 	var output string
 	c := &cobra.Command{
 		Use:   "try --driver SOCKET|COMMAND",
@@ -46,6 +46,9 @@ Exit codes: 0 nothing failed, 1 something did, 2 nothing was tried (the command 
 			if o.ClassParameters, err = try.ParseParameters("--class-parameters", class); err != nil {
 				return &exitError{exitUsage, err}
 			}
+			if o.MutableParameters, err = try.ParseParameters("--mutable-parameters", mutable); err != nil {
+				return &exitError{exitUsage, err}
+			}
 			if o.Secrets, err = try.ParseSecrets(secrets); err != nil {
 				return &exitError{exitUsage, err}
 			}
@@ -60,6 +63,7 @@ Exit codes: 0 nothing failed, 1 something did, 2 nothing was tried (the command 
 	f.StringVar(&o.Driver, "driver", "", "socket of the driver, or the command that starts it")
 	f.StringVar(&o.Controller, "controller", "", "the same for its controller service, when that is not on the same socket")
 	f.StringArrayVar(&class, "class-parameters", nil, "KEY=VALUE,… parameters of the StorageClass; repeatable")
+	f.StringArrayVar(&mutable, "mutable-parameters", nil, "KEY=VALUE,… parameters of a VolumeAttributesClass, for csi-sanity's specs of MODIFY_VOLUME; repeatable")
 	f.StringArrayVar(&secrets, "secret", nil, "KEY=VALUE, or a YAML or JSON file with a map: given to every RPC that takes secrets; repeatable")
 	f.StringVar(&o.CSIDriver, "csidriver", "", "manifest of the driver's CSIDriver object (default: made from its capabilities)")
 	f.StringVar(&o.JUnit, "junit", "", "write the report as JUnit XML to this file")

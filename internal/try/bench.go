@@ -49,6 +49,7 @@ type bench struct {
 	in         *instance
 	startingIn chan error // one answer: the instance is there, or why not
 	inReady    bool
+	noOnline   bool // expanding a mounted volume was tried, and failed
 	access     access
 	csiDriver  *storagev1.CSIDriver
 	told       map[string]bool // events that a step has shown
@@ -239,6 +240,9 @@ func (b *bench) do(ctx context.Context, d stepDef) error {
 	b.step, b.giveUp = nil, nil
 	b.mu.Unlock()
 	for _, m := range unfired {
+		if err != nil {
+			break // the step did not come so far
+		}
 		s.Notes = append(s.Notes, m+" did not come, so nothing was done to it")
 	}
 	s.Seconds = time.Since(s.Began).Seconds()
@@ -293,6 +297,9 @@ func (b *bench) seen(c *proxy.Call) {
 		delete(b.refused, key)
 	case codes.Aborted, codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
 	default:
+		if c.Method == "NodeExpandVolume" && c.Code == codes.FailedPrecondition && b.giveUp != nil {
+			b.giveUp(fmt.Errorf("NodeExpandVolume answered %s, after which nobody asks again while the volume is mounted: %s", c.Code, c.Message))
+		}
 		if b.refused[key]++; b.refused[key] >= refusals && b.giveUp != nil {
 			b.giveUp(fmt.Errorf("%s was refused %d times in a row: %s (%s)", c.Method, refusals, c.Message, c.Code))
 		}

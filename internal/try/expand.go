@@ -30,6 +30,12 @@ func (b *bench) needExpand(kind string) error {
 }
 
 func (b *bench) stepExpandOnline(ctx context.Context, s *Step) error {
+	err := b.expandOnline(ctx, s)
+	b.noOnline = err != nil // the faults do not wait for it again
+	return err
+}
+
+func (b *bench) expandOnline(ctx context.Context, s *Step) error {
 	if err := b.needExpand("ONLINE"); err != nil {
 		return err
 	}

@@ -70,7 +70,7 @@ func (b *bench) rules(ctx context.Context, kind proxy.Kind) []*proxy.Rule {
 	return rules
 }
 
-func (b *bench) expandsOnline() bool { return b.needExpand("ONLINE") == nil }
+func (b *bench) expandsOnline() bool { return b.needExpand("ONLINE") == nil && !b.noOnline }
 
 // crash kills a driver and starts it again, as its DaemonSet would.
 func (b *bench) crash(ctx context.Context, d *driver) {

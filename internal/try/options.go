@@ -20,7 +20,9 @@ type Options struct {
 
 	ClassParameters map[string]string
 	Secrets         map[string]string
-	CSIDriver       string // manifest of the driver's CSIDriver object; empty: one is made from its capabilities
+	// MutableParameters are those of a VolumeAttributesClass, for csi-sanity.
+	MutableParameters map[string]string
+	CSIDriver         string // manifest of the driver's CSIDriver object; empty: one is made from its capabilities
 
 	Only, Skip []string
 	Size       string        // of a volume, as a quantity

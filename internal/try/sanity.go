@@ -30,9 +30,8 @@ type sanityOrder struct {
 	Work             string
 	Size             int64
 	Parameters       map[string]string
-	Secrets          string // file, or ""
-	Block            bool
-	Version          string
+	Secrets          string            // file, or ""
+	Mutable          map[string]string // parameters of a VolumeAttributesClass
 }
 
 // stepSanity runs csi-sanity through the proxy.
@@ -42,7 +41,10 @@ func (b *bench) stepSanity(ctx context.Context, s *Step) error {
 		return err
 	}
 	o := sanityOrder{Node: b.socket(proxy.Sanity, "n"), Controller: b.socket(proxy.Sanity, "c"), Work: work, Size: b.o.size(), Parameters: b.parameters(),
-		Block: b.access.known && b.access.block == ""}
+		Mutable: b.o.MutableParameters}
+	if b.caps.HasController("MODIFY_VOLUME") && len(o.Mutable) == 0 {
+		s.Notes = append(s.Notes, "the specs that modify a volume are left out: they need --mutable-parameters")
+	}
 	if len(b.o.Secrets) > 0 {
 		o.Secrets = filepath.Join(work, "secrets.yaml")
 		if err := writeSanitySecrets(o.Secrets, b.o.Secrets); err != nil {
@@ -187,8 +189,12 @@ func sanityMain() int {
 		_ = out.Encode(p)
 	})
 	gomega.RegisterFailHandler(ginkgo.Fail)
+	config.TestVolumeMutableParameters = o.Mutable
 	suite, reporter := ginkgo.GinkgoConfiguration()
 	reporter.Succinct, reporter.NoColor = true, true
+	if len(o.Mutable) == 0 {
+		suite.SkipStrings = []string{"should modify a volume created", "fail to modify a volume created"}
+	}
 	t := &failing{}
 	ginkgo.RunSpecs(t, "csi-sanity", suite, reporter)
 	if t.failed {

@@ -83,8 +83,8 @@ func (t *teller) done(s *Step) {
 	}
 	if shown := s.warnings(); len(shown) > 0 {
 		t.indented("Kubernetes shows:")
-		for _, line := range shown {
-			t.indented("  " + line)
+		for _, line := range shown[:min(len(shown), linesOfFailures)] {
+			t.indented("  " + short(line))
 		}
 	}
 	if calls := s.failures(); len(calls) > 0 {
@@ -109,6 +109,15 @@ func (s *Step) warnings() []string {
 // linesOfFailures bounds what a terminal gets.
 const linesOfFailures = 12
 
+// short cuts a line for a terminal; the report has it whole.
+func short(line string) string {
+	const most = 300
+	if r := []rune(line); len(r) > most {
+		return string(r[:most]) + "…"
+	}
+	return line
+}
+
 func (s *Step) failures() (lines []string) {
 	more := 0
 	for _, r := range s.RPCs {
@@ -123,7 +132,7 @@ func (s *Step) failures() (lines []string) {
 		if r.Injected != "" {
 			what = r.Injected + ": " + what
 		}
-		lines = append(lines, fmt.Sprintf("#%d %s %.1f ms %s %s", r.Number, r.Method, r.Millis, r.Code, what))
+		lines = append(lines, short(fmt.Sprintf("#%d %s %.1f ms %s %s", r.Number, r.Method, r.Millis, r.Code, what)))
 	}
 	if more > 0 {
 		lines = append(lines, fmt.Sprintf("and %d more; -o json has all", more))
