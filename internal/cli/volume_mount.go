@@ -128,7 +128,7 @@ func (v *volumeCommand) post(ctx context.Context, path string, q url.Values, wai
 	if err = ask(); wait > 0 && errors.Is(err, control.ErrNotRunning) {
 		err = askWhenUp(ctx, filepath.Dir(d.Control()), wait, ask)
 	}
-	if errors.Is(err, control.ErrNotRunning) {
+	if errors.Is(err, control.ErrNotRunning) && wait == 0 {
 		return fmt.Errorf("%s: %w; start one with `berth up`", d, control.ErrNotRunning)
 	}
 	return err

@@ -154,7 +154,7 @@ func (r *rooms) makeControllers() (err error) {
 	}
 	if r.mount, err = mount.New(mount.Options{Client: in.client, Informers: r.informers, Plugins: r.plugins, DataDir: string(in.dir), Node: in.NodeName,
 		AttachOnController: true, Events: r.recorder("kubelet"), Trace: r.journal, Log: in.log, Metrics: r.metrics,
-		OnChange: func(pod types.UID) { r.agent.PodChanged(pod) }}); err != nil {
+		OnChange: func(pod types.UID) { r.agent.PodChanged(pod); r.named.PodChanged(pod) }}); err != nil {
 		return err
 	}
 	if in.Controllers == ControllersUpstream {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	snapclient "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
+	"k8s.io/apimachinery/pkg/types"
 
 	"berth.io/berth/internal/docker"
 	"berth.io/berth/internal/trace"
@@ -56,13 +57,24 @@ func (r *rooms) makeNamed() error {
 	if err != nil {
 		return err
 	}
-	r.named = volume.New(volume.Options{Client: in.client, Snapshots: snaps, DataDir: string(in.dir), Log: in.log, Problem: r.problem})
+	r.named = volume.New(volume.Options{Client: in.client, Snapshots: snaps, DataDir: string(in.dir), Log: in.log, Problem: r.problem,
+		Mounted: r.mountedPath})
 	if in.Plugin != NoPlugin {
 		r.engines = docker.New(docker.Options{Name: in.Plugin, Dir: in.PluginDir, Volumes: r.named, Log: in.log, Serving: func(socket string) {
 			in.say.line("container engines find plugin %s at %s", in.Plugin, socket)
 		}})
 	}
 	return nil
+}
+
+// mountedPath is where a pod's volume is mounted now.
+func (r *rooms) mountedPath(pod types.UID, name string) (string, bool) {
+	for _, v := range r.mount.Status(pod).Volumes {
+		if v.Name == name {
+			return v.Path, v.Mounted && v.Path != ""
+		}
+	}
+	return "", false
 }
 
 // problem is what `berth why` would say of a pod's volumes.

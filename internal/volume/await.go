@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,7 +27,7 @@ type reader[T object] interface {
 
 // await follows one object from have on (nil: from what the API has) until done says so; done gets nil when the object
 // is not there. It returns the object that satisfied done. What comes on tick asks done again between two events.
-func await[T object](ctx context.Context, r reader[T], name string, have T, tick <-chan time.Time, done func(o T) (bool, error)) (T, error) {
+func await[T object](ctx context.Context, r reader[T], name string, have T, tick <-chan struct{}, done func(o T) (bool, error)) (T, error) {
 	var none T
 	for {
 		if have == none {
@@ -61,7 +60,7 @@ func await[T object](ctx context.Context, r reader[T], name string, have T, tick
 }
 
 // follow reads one watch; neither done nor an error says that it has ended.
-func follow[T object](ctx context.Context, w watch.Interface, have T, tick <-chan time.Time, done func(o T) (bool, error)) (T, bool, error) {
+func follow[T object](ctx context.Context, w watch.Interface, have T, tick <-chan struct{}, done func(o T) (bool, error)) (T, bool, error) {
 	var none T
 	for {
 		select {

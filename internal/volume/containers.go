@@ -1,11 +1,13 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -65,6 +67,27 @@ func (s *Service) containersWith(path string) ([]string, error) {
 		}
 	}
 	return users, nil
+}
+
+// noContainers refuses while a container has a volume: its mount is in a namespace of its own, where nothing here can
+// take it away, and keeps the volume's device and the pool busy.
+func (s *Service) noContainers(ctx context.Context) error {
+	all, err := s.List(ctx, "")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, v := range all {
+		if v.Path == "" || !slices.ContainsFunc(v.Callers, func(c Caller) bool { return c.By == Engine }) {
+			continue
+		}
+		users, err := s.containersWith(v.Path)
+		if len(users) > 0 {
+			err = fmt.Errorf("volume %s is in use by process %s; stop the container", v.Name, strings.Join(users, ", "))
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // mountsOf reads the mounts that a process sees; none when it has ended.

@@ -51,6 +51,9 @@ func (s *Service) Hold(ctx context.Context, namespace, name string, caller Calle
 	if c.DeletionTimestamp != nil {
 		return "", refuse("volume %s is being deleted", name)
 	}
+	if c.Spec.VolumeMode != nil && *c.Spec.VolumeMode == corev1.PersistentVolumeBlock {
+		return "", refuse("volume %s is a raw device (volumeMode Block): it has no files to show in a directory", name)
+	}
 	limited, cancel := context.WithTimeout(ctx, mountWithin)
 	defer cancel()
 	pod, added, err := s.join(limited, c, caller)
@@ -160,14 +163,16 @@ func holderPod(c *corev1.PersistentVolumeClaim, first Caller) *corev1.Pod {
 
 // mounted waits until the pod's volume is mounted, and returns its path.
 func (s *Service) mounted(ctx context.Context, pod *corev1.Pod) (string, error) {
-	soon := time.NewTimer(reasonAfter)
-	defer soon.Stop()
-	began, uid := time.Now(), pod.UID
-	got, err := await(ctx, s.client.CoreV1().Pods(pod.Namespace), pod.Name, pod, soon.C, func(p *corev1.Pod) (bool, error) {
-		switch {
-		case p == nil, p.UID != uid, p.DeletionTimestamp != nil:
+	began, uid, path := time.Now(), pod.UID, ""
+	woken, end := s.waiting.add(uid, reasonAfter)
+	defer end()
+	_, err := await(ctx, s.client.CoreV1().Pods(pod.Namespace), pod.Name, pod, woken, func(p *corev1.Pod) (is bool, err error) {
+		if p == nil || p.UID != uid || p.DeletionTimestamp != nil {
 			return false, errors.New("its holder pod was deleted meanwhile")
-		case ready(p):
+		}
+		path, is = s.where(p)
+		switch {
+		case is:
 			return true, nil
 		case time.Since(began) < reasonAfter:
 			return false, nil
@@ -180,7 +185,7 @@ func (s *Service) mounted(ctx context.Context, pod *corev1.Pod) (string, error) 
 	if err != nil {
 		return "", s.unfinished(ctx, pod.Namespace, pod.Name, "it is not mounted yet", err)
 	}
-	return pathIn(got)
+	return path, nil
 }
 
 // unfinished adds the reason to a wait that ended too early.
@@ -242,10 +247,10 @@ func (s *Service) release(ctx context.Context, namespace, name string, goes func
 // gone waits until a holder pod that was deleted has given up its volume.
 func (s *Service) gone(ctx context.Context, pod *corev1.Pod) error {
 	const still = "it is still mounted, and is unmounted as soon as nothing is in the way"
-	soon := time.NewTimer(reasonAfter)
-	defer soon.Stop()
+	soon, end := s.waiting.add(pod.UID, reasonAfter)
+	defer end()
 	began := time.Now()
-	_, err := await(ctx, s.client.CoreV1().Pods(pod.Namespace), pod.Name, pod, soon.C, func(p *corev1.Pod) (bool, error) {
+	_, err := await(ctx, s.client.CoreV1().Pods(pod.Namespace), pod.Name, pod, soon, func(p *corev1.Pod) (bool, error) {
 		switch {
 		case p == nil, p.UID != pod.UID:
 			return true, nil

@@ -282,6 +282,9 @@ func (s *Service) TakeDown(ctx context.Context) error {
 			return fmt.Errorf("%s (volume %s) is in use by process %s", m.Path, m.Name, strings.Join(users, ", "))
 		}
 	}
+	if err := s.noContainers(ctx); err != nil {
+		return err
+	}
 	if err := TakeDown(filepath.Dir(string(s.records))); err != nil {
 		return errors.Join(err, s.Restore(ctx))
 	}
@@ -333,12 +336,15 @@ func (s *Service) resume(ctx context.Context, m *record) error {
 	if err != nil {
 		return err
 	}
-	uid := pod.UID
-	pod, err = await(ctx, s.client.CoreV1().Pods(m.Namespace), pod.Name, pod, nil, func(p *corev1.Pod) (bool, error) {
+	uid, source := pod.UID, ""
+	woken, end := s.waiting.add(uid, reasonAfter)
+	defer end()
+	_, err = await(ctx, s.client.CoreV1().Pods(m.Namespace), pod.Name, pod, woken, func(p *corev1.Pod) (is bool, err error) {
 		if p == nil || p.UID != uid || p.DeletionTimestamp != nil {
 			return false, errors.New("its holder pod was deleted")
 		}
-		return ready(p), nil
+		source, is = s.where(p)
+		return is, nil
 	})
 	if err != nil {
 		return err
@@ -350,10 +356,6 @@ func (s *Service) resume(ctx context.Context, m *record) error {
 	defer held.Release()
 	if m, err = s.records.get(m.Path); m == nil || m.Leaving || err != nil {
 		return err // unmounted meanwhile
-	}
-	source, err := pathIn(pod)
-	if err != nil {
-		return err
 	}
 	return s.bind(m, source)
 }

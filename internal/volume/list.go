@@ -52,7 +52,7 @@ func (s *Service) Get(ctx context.Context, namespace, name string) (Volume, erro
 	v := show(c)
 	pod, err := s.client.CoreV1().Pods(namespace).Get(ctx, c.Name, metav1.GetOptions{})
 	if err == nil {
-		v.add(pod)
+		s.add(&v, pod)
 	}
 	if err != nil && !apierrors.IsNotFound(err) {
 		return v, fmt.Errorf("volume %s: %w", name, err)
@@ -74,7 +74,7 @@ func (s *Service) List(ctx context.Context, namespace string) ([]Volume, error) 
 	for i := range claims.Items {
 		v := show(&claims.Items[i])
 		for k := range pods.Items {
-			v.add(&pods.Items[k])
+			s.add(&v, &pods.Items[k])
 		}
 		volumes = append(volumes, v)
 	}
@@ -97,7 +97,7 @@ func show(c *corev1.PersistentVolumeClaim) Volume {
 }
 
 // add notes what a pod has to do with the volume.
-func (v *Volume) add(p *corev1.Pod) {
+func (s *Service) add(v *Volume, p *corev1.Pod) {
 	if p.Namespace != v.Namespace || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 		return
 	}
@@ -106,9 +106,7 @@ func (v *Volume) add(p *corev1.Pod) {
 			return // the last caller has left
 		}
 		v.Callers = callersOf(p)
-		if ready(p) {
-			v.Path, _ = pathIn(p)
-		}
+		v.Path, _ = s.where(p)
 		return
 	}
 	for i := range p.Spec.Volumes {
@@ -127,7 +125,7 @@ func (s *Service) whoUses(ctx context.Context, c *corev1.PersistentVolumeClaim) 
 		return err.Error()
 	}
 	for i := range pods.Items {
-		v.add(&pods.Items[i])
+		s.add(&v, &pods.Items[i])
 	}
 	if by := v.UsedBy(); by != "" {
 		return "in use by " + by
@@ -147,7 +145,7 @@ func (s *Service) Remove(ctx context.Context, namespace, name string) error {
 		return fmt.Errorf("volume %s: %w", name, err)
 	}
 	for i := range pods.Items {
-		v.add(&pods.Items[i])
+		s.add(&v, &pods.Items[i])
 	}
 	if by := v.UsedBy(); by != "" {
 		return refuse("volume %s is in use by %s", name, by)

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"berth.io/berth/internal/backend/hold"
@@ -27,6 +28,10 @@ type Options struct {
 	DataDir string
 	// Boot identifies this boot of the machine; empty: the kernel's own.
 	Boot string
+	// Mounted says where a pod's volume is, from the node itself; nil: the pod's status is believed. That may be of a
+	// former life: after a restart of the machine a pod still is Ready whose volume is not mounted yet. Whoever gives it
+	// calls PodChanged.
+	Mounted func(pod types.UID, volume string) (path string, mounted bool)
 	// Problem says in plain words what is wrong with a pod's volumes, empty when nothing is; may be nil.
 	Problem func(ctx context.Context, namespace, pod string) string
 	Log     *slog.Logger
@@ -38,14 +43,16 @@ type Service struct {
 	snapshots snapclient.Interface
 	records   records
 	boot      string
+	mountedOn func(pod types.UID, volume string) (path string, mounted bool)
 	problem   func(ctx context.Context, namespace, pod string) string
+	waiting   waiters
 	log       *slog.Logger
 	busy      hold.Table // by claim: one mounts or unmounts at a time
 }
 
 // New makes a Service; nothing runs before Run, which only mounts on the host need.
 func New(o Options) *Service {
-	s := &Service{client: o.Client, snapshots: o.Snapshots, boot: o.Boot, problem: o.Problem, log: o.Log}
+	s := &Service{client: o.Client, snapshots: o.Snapshots, boot: o.Boot, mountedOn: o.Mounted, problem: o.Problem, log: o.Log}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -68,6 +75,8 @@ func recordsIn(dataDir string) records { return records(filepath.Join(dataDir, "
 
 // EnsureNamespace makes a namespace that pods can be made in.
 func (s *Service) EnsureNamespace(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, goneWithin)
+	defer cancel()
 	_, err := s.client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		err = boundary.Do("volume/create-namespace", func() error {
