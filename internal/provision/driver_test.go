@@ -127,14 +127,26 @@ func (d *tiny) calls() (creates, deletes int) {
 // serve listens until the test ends and returns the driver as it registers.
 func (d *tiny) serve(t *testing.T) Driver {
 	t.Helper()
+	return d.serveAs(t, d)
+}
+
+// serveAs serves what has more than tiny, and its other calls from tiny.
+func (d *tiny) serveAs(t *testing.T, all interface {
+	csi.IdentityServer
+	csi.ControllerServer
+}) Driver {
+	t.Helper()
 	socket := filepath.Join(t.TempDir(), "csi.sock")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := grpc.NewServer()
-	csi.RegisterIdentityServer(s, d)
-	csi.RegisterControllerServer(s, d)
+	csi.RegisterIdentityServer(s, all)
+	csi.RegisterControllerServer(s, all)
+	if g, ok := all.(csi.GroupControllerServer); ok {
+		csi.RegisterGroupControllerServer(s, g)
+	}
 	go func() {
 		if err := s.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 			t.Error(err)

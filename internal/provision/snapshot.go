@@ -96,7 +96,7 @@ func (s *snapshots) run(ctx context.Context) {
 		gs = capturing(everything, g.VolumeGroupSnapshots(), nil, func(h cache.ResourceEventHandler) { s.wakeGroup = h })
 		gc, gl = g.VolumeGroupSnapshotContents(), g.VolumeGroupSnapshotClasses()
 	}
-	c := snapcommon.NewCSISnapshotCommonController(m.opts.Snap, m.opts.Client,
+	c := snapcommon.NewCSISnapshotCommonController(goneIsDeleted{m.opts.Snap}, m.opts.Client,
 		capturing(everything, f.VolumeSnapshots(), nil, func(h cache.ResourceEventHandler) { s.wake = h }),
 		f.VolumeSnapshotContents(), f.VolumeSnapshotClasses(), gs, gc, gl,
 		k.PersistentVolumeClaims(), through(everything, k.PersistentVolumes(), nil), nil,
