@@ -103,11 +103,7 @@ func TestDownWhenNothingRuns(t *testing.T) {
 	if mounted, _ := mountinfo.Mounted(dir); mounted {
 		t.Errorf("%s is still mounted after berth down", dir)
 	}
-	w, err := in.World()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Empty(); err != nil {
+	if err := emptied(in); err != nil {
 		t.Error(err)
 	}
 	if err := in.Start(context.Background()); err != nil {
