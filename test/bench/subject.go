@@ -56,8 +56,7 @@ func (s *subject) start(ctx context.Context) error {
 
 func (s *subject) down(ctx context.Context) error {
 	err := s.in.Down(ctx)
-	w, werr := s.in.World()
-	return errors.Join(err, werr, w.Empty())
+	return errors.Join(err, s.in.Settled(instance.World.Empty))
 }
 
 func (s *subject) remove() {

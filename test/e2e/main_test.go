@@ -156,20 +156,8 @@ func own(t *testing.T, args ...string) *instance.Instance {
 	return in
 }
 
-// emptied says what is left of an instance in the kernel. A loop device goes when the last one has closed it, and
-// whoever lists this machine's block devices has it open for a moment.
-func emptied(in *instance.Instance) error {
-	for tries := 0; ; tries++ {
-		w, err := in.World()
-		if err == nil {
-			err = w.Empty()
-		}
-		if err == nil || tries == 100 {
-			return err
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-}
+// emptied says what is left of an instance in the kernel.
+func emptied(in *instance.Instance) error { return in.Settled(instance.World.Empty) }
 
 // until polls for an outcome; the text says how far it got.
 func (s *story) until(what string, done func() (bool, string)) {

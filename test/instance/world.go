@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 )
@@ -46,6 +47,21 @@ func (in *Instance) World() (World, error) {
 	sort.Strings(w.Mounts)
 	sort.Strings(w.Loops)
 	return w, nil
+}
+
+// Settled waits until the world is right, 5 s at most, and says what is wrong with it. The kernel lets a loop device go
+// when the last one has closed it, and whoever lists this machine's block devices has it open for a moment.
+func (in *Instance) Settled(right func(World) error) error {
+	for tries := 0; ; tries++ {
+		w, err := in.World()
+		if err == nil {
+			err = right(w)
+		}
+		if err == nil || tries == 100 {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 // VolumeLoops are the loop devices of volumes, without the pool's own.
