@@ -67,6 +67,13 @@ func (s *snapshots) watch(ctx context.Context, group bool) error {
 		on(m.opts.SnapInformers.Groupsnapshot().V1().VolumeGroupSnapshotClasses().Informer(), cache.ResourceEventHandlerFuncs{
 			AddFunc: func(any) { s.lookAtUnreadyGroups() },
 		})
+		on(m.opts.SnapInformers.Groupsnapshot().V1().VolumeGroupSnapshots().Informer(), cache.ResourceEventHandlerFuncs{
+			DeleteFunc: func(o any) {
+				if g, ok := last(o).(*groupv1.VolumeGroupSnapshot); ok {
+					s.groupGone(g)
+				}
+			},
+		})
 	}
 	m.wg.Go(func() { work(ctx, s.waits.queue, 1, s.waits.tell) })
 	m.wg.Go(func() { work(ctx, s.sources.queue, 1, s.sources.settle) })
@@ -150,6 +157,16 @@ func (s *snapshots) lookAtUnreadyGroups() {
 	for _, x := range all {
 		if !groupReady(x) {
 			s.wakeGroup.OnUpdate(x, x)
+		}
+	}
+}
+
+// groupGone frees the members: they may go now, which they may not before.
+func (s *snapshots) groupGone(g *groupv1.VolumeGroupSnapshot) {
+	all, _ := s.m.opts.SnapInformers.Snapshot().V1().VolumeSnapshots().Lister().VolumeSnapshots(g.Namespace).List(labels.Everything())
+	for _, x := range all {
+		if x.DeletionTimestamp != nil && x.Status != nil && x.Status.VolumeGroupSnapshotName != nil && *x.Status.VolumeGroupSnapshotName == g.Name {
+			s.wake.OnUpdate(x, x)
 		}
 	}
 }
