@@ -59,7 +59,7 @@ func (b *Backend) quiesced(ctx context.Context, volumes []held, copy func() erro
 	}
 	for _, f := range all { // most of the waiting is here, with writes going on
 		f.h.Step("syncing its filesystem before freezing it")
-		if err := within(ctx, freezePatience, func() error { return filesystem.Sync(f.root) }); err != nil {
+		if err := b.sync(ctx, f); err != nil {
 			return fmt.Errorf("%w: volume %s: %w", backend.ErrCannotFreeze, f.v.ID, err)
 		}
 	}
@@ -88,6 +88,18 @@ func (b *Backend) quiesced(ctx context.Context, volumes []held, copy func() erro
 		}
 	}
 	return nil
+}
+
+// sync can hang as long as the disk does.
+func (b *Backend) sync(ctx context.Context, f *freezing) error {
+	root, err := dup(f.root) // the kernel may have it longer than the caller
+	if err != nil {
+		return err
+	}
+	return within(ctx, freezePatience, func() error {
+		defer root.Close()
+		return filesystem.Sync(root)
+	})
 }
 
 // freezing is one filesystem on its way to being frozen, and back.

@@ -139,10 +139,7 @@ func (t *Take) Finish() ([]Snapshot, error) {
 		return nil, err
 	}
 	err := boundary.Do("pool/describe-snapshot", func() error {
-		for i, s := range t.taken {
-			if err := t.copies[i].to.Sync(); err != nil {
-				return err
-			}
+		for _, s := range t.taken {
 			if err := describe(t.directory(s), describeSnapshotName, s); err != nil {
 				return err
 			}
@@ -155,6 +152,7 @@ func (t *Take) Finish() ([]Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("describe %s: %w", t.name, err)
 	}
+	// The name makes it a snapshot. The sync makes all of it durable, the shared extents too (replaceFile says why).
 	err = boundary.Do("pool/name-snapshot", func() error {
 		if err := unix.Renameat2(unix.AT_FDCWD, t.making, unix.AT_FDCWD, t.name, unix.RENAME_NOREPLACE); err != nil {
 			return err
