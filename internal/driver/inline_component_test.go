@@ -7,11 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"berth.io/berth/internal/driver"
 )
@@ -134,6 +136,44 @@ func TestInlineVolumeOfAPodThatIsGone(t *testing.T) {
 		t.Errorf("volumes after the start: %v", names)
 	}
 	s.unpublishInline(t, handle(3))
+	s.nothingInline(t)
+	noLoops(t, s.dir)
+}
+
+// Many at once, and each of them more than once: every call ends with a success or says that another is under way.
+func TestInlineVolumesAtOnce(t *testing.T) {
+	s := start(t, 6<<30)
+	var all sync.WaitGroup
+	both := func(n int, call func() error) {
+		for range 2 {
+			all.Go(func() {
+				if err := call(); err != nil && status.Code(err) != codes.Aborted {
+					t.Errorf("volume %d: %v", n, err)
+				}
+			})
+		}
+	}
+	for n := range 10 {
+		h := handle(n)
+		os.MkdirAll(filepath.Dir(s.target(h)), 0o750)
+		both(n, func() error {
+			_, err := s.NodePublishVolume(t.Context(), s.inlineRequest(h, map[string]string{"size": "100Mi"}))
+			return err
+		})
+	}
+	all.Wait()
+	for n := range 10 {
+		h := handle(n)
+		s.publishInline(t, h, map[string]string{"size": "100Mi"})
+		both(n, func() error {
+			_, err := s.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: h, TargetPath: s.target(h)})
+			return err
+		})
+	}
+	all.Wait()
+	for n := range 10 {
+		s.unpublishInline(t, handle(n))
+	}
 	s.nothingInline(t)
 	noLoops(t, s.dir)
 }

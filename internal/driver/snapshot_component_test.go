@@ -9,11 +9,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 func (s *served) snapshot(t testing.TB, name, volume string) *csi.Snapshot {
@@ -212,6 +214,13 @@ func TestGroupSnapshot(t *testing.T) {
 	_, err = s.CreateVolumeGroupSnapshot(t.Context(), &csi.CreateVolumeGroupSnapshotRequest{Name: "h", SourceVolumeIds: []string{ids[0], "vol-none"}})
 	wantCode(t, err, codes.NotFound)
 
+	raw := s.create(t, "raw", 64*mib, blockCapability())
+	s.publish(t, raw, blockCapability())
+	_, err = s.CreateVolumeGroupSnapshot(t.Context(), &csi.CreateVolumeGroupSnapshotRequest{Name: "h", SourceVolumeIds: []string{ids[0], raw}})
+	wantCode(t, err, codes.FailedPrecondition) // nobody can hold back what is written to a device
+	s.unpublish(t, raw)
+	s.delete(t, raw)
+
 	_, err = s.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: members[0]})
 	wantCode(t, err, codes.InvalidArgument)
 	_, err = s.DeleteVolumeGroupSnapshot(t.Context(), &csi.DeleteVolumeGroupSnapshotRequest{GroupSnapshotId: g.GroupSnapshotId, SnapshotIds: members[:2]})
@@ -245,6 +254,39 @@ func TestGroupSnapshot(t *testing.T) {
 		s.delete(t, id)
 	}
 	noLoops(t, s.dir)
+}
+
+// A snapshot of a volume that is being deleted is of the whole volume or of none, and says why.
+func TestSnapshotWhileDeleted(t *testing.T) {
+	s := start(t, 4<<30)
+	for round := range 10 {
+		id := s.create(t, fmt.Sprint("v", round), 100*mib, mountCapability("ext4", writer))
+		var both sync.WaitGroup
+		both.Go(func() {
+			if _, err := s.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: id}); err != nil && status.Code(err) != codes.Aborted {
+				t.Error(err)
+			}
+		})
+		name := fmt.Sprint("s", round)
+		r, err := s.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{Name: name, SourceVolumeId: id})
+		both.Wait()
+		switch status.Code(err) {
+		case codes.OK:
+			restored := s.createFrom(t, fmt.Sprint("r", round), 0, mountCapability("ext4", writer), fromSnapshot(r.Snapshot.SnapshotId))
+			s.delete(t, restored)
+			s.deleteSnapshot(t, r.Snapshot.SnapshotId)
+		case codes.NotFound, codes.Aborted:
+			if list, err := s.ListSnapshots(t.Context(), &csi.ListSnapshotsRequest{}); err != nil || len(list.Entries) > 0 {
+				t.Errorf("refused, and there: %v, %v", list, err)
+			}
+		default:
+			t.Error(err)
+		}
+		s.delete(t, id)
+	}
+	if c := s.pool.Capacity(); c.Reserved != 0 {
+		t.Errorf("reserved at the end: %d MiB", c.Reserved/mib)
+	}
 }
 
 // The ranges of a delta, applied to the base, make the target; those of the allocated blocks hold every byte that is not

@@ -77,6 +77,38 @@ func TestInlineVolume(t *testing.T) {
 	}
 }
 
+// `berth down` takes an inline volume away when nothing runs any more; its pod has a new one after the next start.
+func TestInlineVolumeAfterDown(t *testing.T) {
+	in := own(t)
+	s := tellOn(t, in)
+	s.apply(fmt.Sprintf(inlinePod, "app", "size: 64Mi"))
+	s.ready("app")
+	if err := in.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Down(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	w, err := in.World()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Empty(); err != nil {
+		t.Error(err)
+	}
+	if err := in.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(paths(s, s.ready("app"))["scratch"], "f"), nil, 0o600); err != nil {
+		t.Error(err)
+	}
+	s.kubectl("delete", "pod", "app")
+	s.podGone("app")
+	if out := s.berth("orphans"); strings.Contains(out, "volume") {
+		t.Errorf("orphans after the pod: %s", out)
+	}
+}
+
 // What an inline volume asks for and cannot have is said at the pod, and a corrected pod works.
 func TestBadInlineVolume(t *testing.T) {
 	s := tell(t)
