@@ -22,8 +22,11 @@ func (r *reasons) Add(volume, reason string) bool {
 	return true
 }
 
-func (r *reasons) Remove(volume string) {
+// Remove forgets what was told about a volume, and reports whether anything was.
+func (r *reasons) Remove(volume string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	_, told := r.told[volume]
 	delete(r.told, volume)
+	return told
 }

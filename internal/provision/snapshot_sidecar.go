@@ -185,13 +185,23 @@ func otherDriver(content *snapv1.VolumeSnapshotContent, claim *v1.PersistentVolu
 	return fmt.Sprintf("VolumeSnapshotClass %q is of driver %s, and the volume of claim %s is of driver %s: name a class of that driver", class, content.Spec.Driver, claim.Name, pv.Spec.CSI.Driver)
 }
 
+// snapshotKey is what the reasons know a snapshot by, by the name that the driver is asked under.
+func snapshotKey(name string) string { return "snapshot/" + name }
+
+// forgetSnapshot drops what was told of a snapshot by its uid, and reports whether it was under way.
+func (r *role) forgetSnapshot(uid string) bool {
+	key := snapshotKey(snapshotPrefix + "-" + uid)
+	r.waiting.Remove(key)
+	return r.began.Remove(key)
+}
+
 // snapshotBegins records that the driver is asked for a snapshot of a volume; done records the outcome.
 func (r *role) snapshotBegins(name string, pv *v1.PersistentVolume) (done func(ready bool, err error)) {
 	e := trace.Entry{Step: trace.Snapshotted, State: trace.Began, Claim: trace.ClaimOf(pv), Detail: "asking driver " + r.driver.Name}
 	if pv != nil {
 		e.Volume = pv.Name
 	}
-	key := "snapshot/" + name
+	key := snapshotKey(name)
 	if r.began.Add(key, "") {
 		r.m.opts.Trace.Record(e)
 	}

@@ -35,12 +35,32 @@ func newSnapshotWaits(m *Manager) *snapshotWaits {
 func (w *snapshotWaits) seen(s *snapv1.VolumeSnapshot) {
 	if !isReady(s) && s.DeletionTimestamp == nil {
 		w.queue.AddAfter(s.Namespace+"/"+s.Name, tellAfter)
-	} else {
+	} else if isReady(s) {
 		w.told.Remove(string(s.UID))
 	}
 }
 
-func (w *snapshotWaits) gone(s *snapv1.VolumeSnapshot) { w.told.Remove(string(s.UID)) }
+// gone ends the step in the journey of a snapshot that was given up.
+func (w *snapshotWaits) gone(s *snapv1.VolumeSnapshot) {
+	open := w.told.Remove(string(s.UID))
+	w.m.mu.Lock()
+	for _, r := range w.m.roles {
+		open = r.forgetSnapshot(string(s.UID)) || open
+	}
+	w.m.mu.Unlock()
+	if !open || s.Spec.Source.PersistentVolumeClaimName == nil {
+		return
+	}
+	f := w.facts(s)
+	e := trace.Entry{Step: trace.Snapshotted, State: trace.Done, Detail: "snapshot " + s.Name + " was deleted before it was ready", Claim: trace.Claim(f.claim)}
+	if f.claim == nil {
+		e.Claim = trace.ObjectRef{Namespace: s.Namespace, Name: *s.Spec.Source.PersistentVolumeClaimName}
+	}
+	if f.volume != nil {
+		e.Volume = f.volume.Name
+	}
+	w.m.opts.Trace.Record(e)
+}
 
 func (w *snapshotWaits) tell(_ context.Context, key string) error {
 	namespace, name, err := cache.SplitMetaNamespaceKey(key)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	snapclient "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
 	snapfactory "github.com/kubernetes-csi/external-snapshotter/client/v8/informers/externalversions"
 	"github.com/prometheus/client_golang/prometheus"
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -81,7 +83,8 @@ func New(o Options) (*Controller, error) {
 	if c.metrics, err = newMetrics(o.Metrics); err != nil {
 		return nil, err
 	}
-	c.schedules = dynamicinformer.NewFilteredDynamicInformer(o.Client, api.SnapshotScheduleResource, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer()
+	c.schedules = dynamicinformer.NewFilteredDynamicInformer(o.Client, api.SnapshotScheduleResource, metav1.NamespaceAll, 0,
+		cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc}, nil).Informer()
 	if err := c.schedules.SetTransform(typed); err != nil {
 		return nil, err
 	}
@@ -131,6 +134,20 @@ func (c *Controller) watch() error {
 	if err != nil {
 		return err
 	}
+	claims := c.opts.Informers.Core().V1().PersistentVolumeClaims().Informer()
+	if _, err := claims.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(o any) { c.claimSeen(nil, o.(*v1.PersistentVolumeClaim)) },
+		UpdateFunc: func(was, o any) {
+			c.claimSeen(was.(*v1.PersistentVolumeClaim), o.(*v1.PersistentVolumeClaim))
+		},
+		DeleteFunc: func(o any) {
+			if claim, ok := last(o).(*v1.PersistentVolumeClaim); ok {
+				c.claimSeen(nil, claim)
+			}
+		},
+	}); err != nil {
+		return err
+	}
 	for _, i := range []cache.SharedIndexInformer{c.snapshots, c.groups} {
 		if err := i.AddIndexers(index); err != nil {
 			return err
@@ -140,6 +157,20 @@ func (c *Controller) watch() error {
 		}
 	}
 	return nil
+}
+
+// countAfter keeps the count of a schedule's claims, which is for people, out of the rush in which claims are bound.
+const countAfter = time.Second
+
+// claimSeen counts anew the claims of the schedules that may select one: it was bound, or labelled, or goes.
+func (c *Controller) claimSeen(was, now *v1.PersistentVolumeClaim) {
+	if was != nil && was.Status.Phase == now.Status.Phase && (was.DeletionTimestamp == nil) == (now.DeletionTimestamp == nil) && maps.Equal(was.Labels, now.Labels) {
+		return
+	}
+	keys, _ := c.schedules.GetIndexer().IndexKeys(cache.NamespaceIndex, now.Namespace)
+	for _, key := range keys {
+		c.queue.AddAfter(key, countAfter)
+	}
 }
 
 // last is the object that a delete event is about, also when the informer missed the deletion itself.
