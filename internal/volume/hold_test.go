@@ -57,6 +57,7 @@ func newNode(t *testing.T) *node {
 		w.Delete(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}})
 		return true, w, nil
 	})
+	//lint:ignore SA1019 NewClientset is not generated for snapshots
 	n.service = New(Options{Client: n.Clientset, Snapshots: snapfake.NewSimpleClientset(), Boot: "now",
 		Problem: func(context.Context, string, string) string { return "the pool is full" }})
 	return n

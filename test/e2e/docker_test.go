@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"berth.io/berth/internal/boundary"
 	"berth.io/berth/test/instance"
 )
 
@@ -249,6 +250,31 @@ func TestVolumePluginGivesUp(t *testing.T) {
 	e.must("VolumeDriver.Remove", `{"Name":"big"}`)
 }
 
+// Killed where only the plugin comes by, the same request again completes. (test/kill has the namespace, too.)
+func TestVolumePluginKilled(t *testing.T) {
+	e := serveEngines(t)
+	for _, point := range []string{"docker/clear-root:before", "docker/clear-root:after"} {
+		if err := e.in.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		e.in.Env = []string{boundary.EnvKillAt + "=" + point}
+		e.again()
+		e.must("VolumeDriver.Create", `{"Name":"data","Opts":{"size":"64Mi"}}`)
+		if answer, err := e.call("VolumeDriver.Mount", `{"Name":"data","ID":"one"}`); err == nil {
+			t.Errorf("%s: answered %v", point, answer)
+		}
+		<-e.in.Ended()
+		e.in.Env = nil
+		e.again()
+		path := e.mount("data", "one")
+		if found, err := os.ReadDir(path); err != nil || len(found) > 0 {
+			t.Errorf("%s: a new volume holds %v %v", point, found, err)
+		}
+		e.unmount("data", "one")
+		e.must("VolumeDriver.Remove", `{"Name":"data"}`)
+	}
+}
+
 // Two instances do not fight for one name, and one that nobody told a name serves none here.
 func TestVolumePluginTaken(t *testing.T) {
 	e := serveEngines(t)
@@ -388,6 +414,10 @@ func TestPodman(t *testing.T) {
 	if out, err := e.in.Berth(e.ctx, "volume", "-n", "docker", "unmount", "--force", "data"); err == nil || !strings.Contains(err.Error(), "in use by process") {
 		t.Errorf("forced under a running container: %s %v", out, err)
 	}
+	if out, err := e.in.Berth(e.ctx, "down"); err == nil || !strings.Contains(err.Error(), "volume data is in use by process") {
+		t.Errorf("down under a running container: %s %v", out, err)
+	}
+	p.must("exec", "holder", "/busybox", "cat", "/data/precious")
 	p.must("rm", "--force", "--time", "0", "holder")
 	e.until("no mount left", func() (bool, string) {
 		w, err := e.in.World()
