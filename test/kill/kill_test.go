@@ -194,6 +194,9 @@ func hash(p point) uint64 {
 // clean at the end. Without points the crossings are written to record.
 func live(t *testing.T, l life, points []string, record string) (missed []string) {
 	t.Helper()
+	if l.live != nil {
+		return l.live(t, l, points, record)
+	}
 	dir, err := os.MkdirTemp("", "berth-kill-")
 	if err != nil {
 		t.Fatal(err)
@@ -226,7 +229,7 @@ func live(t *testing.T, l life, points []string, record string) (missed []string
 	if err := s.down(); err != nil {
 		t.Errorf("berth down when nothing runs: %v", err)
 	}
-	if err := s.settled(func(w instance.World) error { return w.Empty() }); err != nil {
+	if err := s.in.Settled(func(w instance.World) error { return w.Empty() }); err != nil {
 		t.Errorf("after berth down: %v", err)
 		return missed
 	}

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
+	"testing"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -28,6 +28,8 @@ type life struct {
 	// first is a kill point to die at before the one in question: what only a crash leaves is met by the next start.
 	first string
 	steps func(s *script) []step
+	// live, if any, is how it is lived, where that is not with berth up.
+	live func(t *testing.T, l life, points []string, record string) (missed []string)
 }
 
 // lives in the order in which a boundary is looked for: the first that crosses it (see home) is the one to kill.
@@ -48,45 +50,109 @@ var lives = []life{
 	{name: "snapshots", steps: (*script).snapshotLife},
 	{name: "frozen", first: "backend-block/freeze:after", steps: (*script).snapshotLife},
 	{name: "named", args: (*script).withPlugin, steps: (*script).namedLife},
+	{name: "foreign", steps: (*script).foreignLife},
+	{name: "try", live: liveTry},
+	{name: "try killed", live: liveTry, first: "try/delete:before"},
 	{name: "half made device", args: (*script).poolDevice, first: "pool/make-device-filesystem:after", steps: (*script).wholeLife},
 }
 
 // home names the life of the boundaries that the whole life does not cross.
 var home = map[string]string{
-	"backend-block/drop-stale-staged":  "staged note",
-	"backend-block/grow-unmounted":     "cannot grow",
-	"backend-block/repair":             "reboot",
-	"claim/claim-migrated-to":          "odd",
-	"claim/claim-phase":                "odd",
-	"claim/default-class":              "odd",
-	"claim/name-resizer":               "odd",
-	"claim/protect-attributes-class":   "odd",
-	"claim/protect-claim":              "odd",
-	"claim/protect-volume":             "odd",
-	"claim/unbind-volume":              "odd",
-	"claim/unprotect-attributes-class": "odd",
-	"claim/volume-finalizer":           "odd",
-	"mount/unmount":                    "offline",
-	"node/delete-stale-csinode":        "odd",
-	"node/renew-lease":                 "offline",
-	"node/write-node":                  "odd",
-	"pool/allocate-growth":             "raised limit",
-	"pool/claim-device":                "device",
-	"pool/detach-deleted":              "strange loop",
-	"pool/extend-image":                "raised limit",
-	"pool/fill-hole":                   "copied pool",
-	"pool/finish-extending-volume":     "half grown",
-	"pool/grow-device-filesystem":      "device",
-	"pool/grow-filesystem":             "raised limit",
-	"pool/grow-loop-device":            "raised limit",
-	"pool/make-device-filesystem":      "device",
-	"pool/punch-held":                  "half given back",
-	"pool/settle-device":               "half made device",
-	"pool/settle-new-device":           "device",
-	"pool/teardown-detach-volume":      "offline",
-	"pool/teardown-unmount-volume":     "offline",
-	"schedule/report-unschedulable":    "odd",
-	"trace/remove-segment":             "long journal",
+	"backend-block/drop-stale-staged":   "staged note",
+	"backend-block/forget-freeze":       "snapshots",
+	"backend-block/freeze":              "snapshots",
+	"backend-block/grow-unmounted":      "cannot grow",
+	"backend-block/modify-queue":        "snapshots",
+	"backend-block/note-freeze":         "snapshots",
+	"backend-block/repair":              "reboot",
+	"backend-block/reset-queue":         "snapshots",
+	"backend-block/thaw":                "snapshots",
+	"claim/claim-migrated-to":           "odd",
+	"claim/claim-phase":                 "odd",
+	"claim/default-class":               "odd",
+	"claim/name-resizer":                "odd",
+	"claim/protect-attributes-class":    "odd",
+	"claim/protect-claim":               "odd",
+	"claim/protect-volume":              "odd",
+	"claim/unbind-volume":               "odd",
+	"claim/unprotect-attributes-class":  "odd",
+	"claim/volume-finalizer":            "odd",
+	"csi/apply-fs-group":                "foreign",
+	"docker/clear-root":                 "named",
+	"driver/forget-inline":              "snapshots",
+	"driver/note-inline":                "snapshots",
+	"mount/unmount":                     "offline",
+	"node/delete-stale-csinode":         "odd",
+	"node/renew-lease":                  "offline",
+	"node/write-node":                   "odd",
+	"pool/allocate-growth":              "raised limit",
+	"pool/claim-device":                 "device",
+	"pool/copy-snapshot":                "snapshots",
+	"pool/describe-snapshot":            "snapshots",
+	"pool/detach-deleted":               "strange loop",
+	"pool/extend-image":                 "raised limit",
+	"pool/fill-hole":                    "copied pool",
+	"pool/finish-extending-volume":      "half grown",
+	"pool/forget-crashed-freeze":        "frozen",
+	"pool/give-up-snapshot":             "snapshots",
+	"pool/grow-device-filesystem":       "device",
+	"pool/grow-filesystem":              "raised limit",
+	"pool/grow-loop-device":             "raised limit",
+	"pool/make-device-filesystem":       "device",
+	"pool/make-snapshot":                "snapshots",
+	"pool/name-snapshot":                "snapshots",
+	"pool/punch-held":                   "half given back",
+	"pool/remove-snapshot":              "snapshots",
+	"pool/remove-unfinished-snapshot":   "frozen",
+	"pool/settle-device":                "half made device",
+	"pool/settle-new-device":            "device",
+	"pool/teardown-detach-volume":       "offline",
+	"pool/teardown-unmount-volume":      "offline",
+	"pool/thaw-after-crash":             "frozen",
+	"pool/unname-snapshot":              "snapshots",
+	"provision/create-group-snapshot":   "snapshots",
+	"provision/create-snapshot":         "snapshots",
+	"provision/delete-group-snapshot":   "snapshots",
+	"provision/delete-snapshot":         "snapshots",
+	"provision/modify-volume":           "snapshots",
+	"provision/release-snapshot-source": "snapshots",
+	"provision/report-attributes":       "snapshots",
+	"provision/update-snapshot":         "snapshots",
+	"retention/create-group-snapshot":   "snapshots",
+	"retention/create-snapshot":         "snapshots",
+	"retention/delete-group-snapshot":   "snapshots",
+	"retention/delete-snapshot":         "snapshots",
+	"retention/write-status":            "snapshots",
+	"schedule/report-unschedulable":     "odd",
+	"snapshotmetadata/republish":        "offline",
+	"trace/remove-segment":              "long journal",
+	"try/create":                        "try",
+	"try/delete":                        "try",
+	"try/detach-loop":                   "try killed",
+	"try/down":                          "try",
+	"try/make-work":                     "try",
+	"try/mount-memory":                  "try",
+	"try/remove-work":                   "try",
+	"try/rpc":                           "try",
+	"try/save-junit":                    "try",
+	"try/unmount":                       "try",
+	"try/update":                        "try",
+	"volume/add-caller":                 "named",
+	"volume/bind":                       "named",
+	"volume/create-claim":               "named",
+	"volume/create-class":               "named",
+	"volume/create-holder":              "named",
+	"volume/create-namespace":           "named",
+	"volume/create-snapshot":            "named",
+	"volume/delete-claim":               "named",
+	"volume/delete-holder":              "named",
+	"volume/drop-caller":                "named",
+	"volume/make-mount-point":           "named",
+	"volume/remove-record":              "named",
+	"volume/replace-class":              "named",
+	"volume/resize-claim":               "named",
+	"volume/unbind":                     "named",
+	"volume/write-record":               "named",
 }
 
 func lifeOf(boundary string) life {
@@ -118,7 +184,7 @@ func (s *script) offlineLife() []step {
 			if err := s.down(); err != nil {
 				return err
 			}
-			return s.settled(func(w instance.World) error { return w.Empty() })
+			return s.in.Settled(func(w instance.World) error { return w.Empty() })
 		}},
 		{"the pod is Ready again", s.podReady},
 		{"the data is there", s.read},
@@ -159,7 +225,7 @@ func (s *script) reboot() error {
 	if err := s.markErrors(); err != nil {
 		return err
 	}
-	return s.settled(func(w instance.World) error {
+	return s.in.Settled(func(w instance.World) error {
 		for _, l := range w.Loops {
 			_ = exec.Command("losetup", "--detach", "/dev/"+strings.Fields(l)[0]).Run()
 		}
@@ -218,21 +284,6 @@ func (s *script) strangeLoop() error {
 		return fmt.Errorf("losetup: %w: %s", err, out)
 	}
 	return os.RemoveAll(filepath.Dir(disk))
-}
-
-// settled waits until the world is right. The kernel lets a loop device go a moment after its last user, and whoever
-// lists loop devices on this machine is one for that moment.
-func (s *script) settled(right func(instance.World) error) error {
-	for tries := 0; ; tries++ {
-		w, err := s.in.World()
-		if err == nil {
-			err = right(w)
-		}
-		if err == nil || tries == 30 {
-			return err
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
 }
 
 // once starts and stops an instance.

@@ -34,7 +34,7 @@ func (s *script) namedLife() []step {
 	srv := filepath.Join(s.host, "srv")
 	berth := func(args ...string) func() error {
 		return func() error {
-			_, err := s.in.Berth(s.ctx, append([]string{"volume"}, args...)...)
+			_, err := s.command(append([]string{"volume"}, args...)...)
 			return err
 		}
 	}
@@ -93,7 +93,7 @@ func (s *script) removeNamed() error {
 	var failed error
 	for _, name := range []string{"first", "data", "again"} {
 		if strings.Contains(out, `"`+name+`"`) {
-			_, err := s.in.Berth(s.ctx, "volume", "rm", name)
+			_, err := s.command("volume", "rm", name)
 			failed = errors.Join(failed, err)
 		}
 	}

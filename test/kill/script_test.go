@@ -30,9 +30,11 @@ type script struct {
 	pool    string
 	client  kubernetes.Interface
 	log     func(format string, args ...any)
+	atEnd   func(func())
 	// arms are sets of kill points: armed is the first, until each of it has struck.
 	arms   [][]string
-	record string // the file of the crossings after that
+	record string   // the file of the crossings after that
+	given  []string // that the running berth up was started with
 	deaths int
 	past   bool // the end of the process before belongs to the past
 
@@ -41,7 +43,9 @@ type script struct {
 	unready bool
 	oldNode types.UID
 
-	kept map[string]string // of each schedule, the first snapshot that was seen
+	refused bool              // the group that cannot be of one instant was
+	kept    map[string]string // of each schedule, the first snapshot that was seen
+	foreign *exec.Cmd         // a third party's driver, which is not killed with berth up
 }
 
 // step is repeated until it returns nil: the state is reached.
@@ -53,7 +57,7 @@ type step struct {
 // newScript prepares the machine: it makes nothing below the data directory.
 func newScript(t *testing.T, ctx context.Context, in *instance.Instance) *script {
 	t.Helper()
-	s := &script{in: in, ctx: ctx, host: in.Dir + "-host", log: t.Logf}
+	s := &script{in: in, ctx: ctx, host: in.Dir + "-host", log: t.Logf, atEnd: t.Cleanup}
 	t.Cleanup(func() { os.RemoveAll(s.host) })
 	for _, dir := range []string{"static", "local", "migrated", "lost", "elsewhere"} {
 		if err := os.MkdirAll(filepath.Join(s.host, dir), 0o755); err != nil {
@@ -135,7 +139,10 @@ func (s *script) alive() error {
 			return fmt.Errorf("berth up ended by itself: %w", err)
 		}
 	}
-	s.in.Env = s.armed()
+	s.in.Env, s.given = s.armed(), nil
+	if len(s.arms) > 0 {
+		s.given = slices.Clone(s.arms[0])
+	}
 	if err := s.in.Start(s.ctx); err != nil {
 		return err
 	}
@@ -159,7 +166,28 @@ func (s *script) died(said string) error {
 			return nil
 		}
 	}
+	// Where a command has died before: berth up still has the point.
+	for _, p := range s.given {
+		if strings.Contains(said, "boundary: killed at "+p+"\n") {
+			s.log("        killed at %s, too", p)
+			s.deaths++
+			return nil
+		}
+	}
 	return errors.New(said)
+}
+
+// command is a berth command that may die, too; its step is then repeated.
+func (s *script) command(args ...string) (string, error) {
+	s.in.CommandEnv = s.armed()
+	out, err := s.in.Berth(s.ctx, args...)
+	s.in.CommandEnv = nil
+	if err != nil && strings.Contains(err.Error(), "boundary: killed at ") {
+		if died := s.died(err.Error()); died != nil {
+			return out, died
+		}
+	}
+	return out, err
 }
 
 // armed is the environment of the next command.
