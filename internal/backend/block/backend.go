@@ -37,6 +37,8 @@ type Options struct {
 type Backend struct {
 	o     Options
 	holds hold.Table
+	// pauses: for how long mounted volumes were frozen.
+	pauses prometheus.Histogram
 
 	mu    sync.Mutex
 	nodes map[string]*onNode // by volume id
@@ -62,12 +64,12 @@ func New(o Options) (*Backend, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	b := &Backend{o: o, nodes: map[string]*onNode{}, slots: make(chan struct{}, formatsAtOnce)}
+	b := &Backend{o: o, nodes: map[string]*onNode{}, pauses: newPauses(), slots: make(chan struct{}, formatsAtOnce)}
 	b.stopping, b.stop = context.WithCancel(context.Background())
 	if missing := filesystem.Missing(); len(missing) > 0 {
 		o.Log.Warn("programs missing, their filesystems cannot be made", slog.Any("programs", missing))
 	}
-	if err := registerMetrics(o.Metrics, o.Pool); err != nil {
+	if err := registerMetrics(o.Metrics, o.Pool, b.pauses); err != nil {
 		return nil, err
 	}
 	if err := b.recover(); err != nil {

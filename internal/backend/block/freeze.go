@@ -64,9 +64,13 @@ func (b *Backend) quiesced(ctx context.Context, volumes []held, copy func() erro
 		}
 	}
 	var frozen []*freezing
+	began := time.Now()
 	defer func() {
 		for _, f := range frozen {
 			err = errors.Join(err, b.thaw(f))
+		}
+		if len(frozen) > 0 {
+			b.pauses.Observe(time.Since(began).Seconds())
 		}
 	}()
 	for _, f := range all {

@@ -8,10 +8,21 @@ import (
 	"berth.io/berth/internal/block/pool"
 )
 
+// newPauses counts for how long writes were held back.
+func newPauses() prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "berth_volume_frozen_seconds", Help: "How long mounted volumes were frozen for a snapshot or clone, from asking for it to the thaw.",
+		Buckets: []float64{.005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10},
+	})
+}
+
 // registerMetrics shows the pool's capacity. It is read when somebody scrapes.
-func registerMetrics(r prometheus.Registerer, p *pool.Pool) error {
+func registerMetrics(r prometheus.Registerer, p *pool.Pool, pauses prometheus.Collector) error {
 	if r == nil {
 		return nil
+	}
+	if err := r.Register(pauses); err != nil {
+		return fmt.Errorf("block backend: register metrics: %w", err)
 	}
 	for kind, read := range map[string]func(pool.Capacity) int64{
 		"total":     func(c pool.Capacity) int64 { return c.Total },
