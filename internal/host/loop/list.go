@@ -39,7 +39,7 @@ func List() ([]Info, error) {
 			continue
 		}
 		info, err := inspect(n, path)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENXIO) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
 			continue // detached meanwhile
 		}
 		if err != nil {
