@@ -146,6 +146,12 @@ func (b *bench) open(ctx context.Context) (err error) {
 		b.name = info.GetName()
 		b.report.Driver, b.report.Version, b.report.Manifest = info.GetName(), info.GetVendorVersion(), info.GetManifest()
 	}
+	if b.o.CSIDriver != "" {
+		var err error
+		if b.csiDriver, err = readCSIDriver(b.o.CSIDriver, b.name); err != nil {
+			return err
+		}
+	}
 	b.say.began(b)
 	return b.serve()
 }

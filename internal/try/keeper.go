@@ -11,10 +11,14 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth.io/berth/internal/host/mountpoint"
 )
 
 // envRole tells a child of this program what it is in a run; see Helper.
@@ -224,6 +228,33 @@ func benchMain(ctx context.Context, stdout *os.File) int {
 	return 0
 }
 
+// letGo detaches, in this namespace alone, what is mounted from loop devices: volumes and pools of others, who could not take
+// their devices away while a copy of the mount is here, where the host's mounts are private.
+//
+// boundary: held by the caller.
+func letGo() {
+	mounts, err := mountpoint.List()
+	if err != nil {
+		return
+	}
+	needed := []string{os.TempDir()}
+	if dir, err := os.Getwd(); err == nil {
+		needed = append(needed, dir)
+	}
+	if self, err := os.Executable(); err == nil {
+		needed = append(needed, self)
+	}
+	for i := len(mounts) - 1; i >= 0; i-- {
+		m := mounts[i]
+		holds := func(path string) bool {
+			return path == m.Path || strings.HasPrefix(path, strings.TrimSuffix(m.Path, "/")+"/")
+		}
+		if strings.HasPrefix(m.Source, "/dev/loop") && !slices.ContainsFunc(needed, holds) {
+			_ = unix.Unmount(m.Path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		}
+	}
+}
+
 // ownNamespaces makes the namespaces that keep cloned private: mounts of the host still come in, none goes out, and /proc
 // shows this namespace's processes.
 //
@@ -232,6 +263,7 @@ func ownNamespaces() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("a mount namespace of its own: %w", err)
 	}
+	letGo()
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("/proc of a process namespace of its own: %w", err)
 	}

@@ -34,6 +34,10 @@ type sanityOrder struct {
 	Mutable          map[string]string // parameters of a VolumeAttributesClass
 }
 
+// miscompared is a spec of csi-test 5.6 that compares two messages with reflect.DeepEqual: one was sent before and carries its
+// size, the other was not.
+const miscompared = "should succeed when creating a snapshot with accessibility requirements"
+
 // stepSanity runs csi-sanity through the proxy.
 func (b *bench) stepSanity(ctx context.Context, s *Step) error {
 	work := filepath.Join(b.work, "s")
@@ -52,6 +56,9 @@ func (b *bench) stepSanity(ctx context.Context, s *Step) error {
 		}
 		defer os.Remove(o.Secrets)
 	}
+	if b.caps.HasPlugin("SNAPSHOT_ACCESSIBILITY_CONSTRAINTS") {
+		s.Notes = append(s.Notes, "the spec '"+miscompared+"' is left out: csi-test compares messages by their memory, and no driver can pass; the bench itself looks at accessible_topology")
+	}
 	if err := b.runSanity(ctx, o, s); err != nil {
 		return err
 	}
@@ -59,7 +66,7 @@ func (b *bench) stepSanity(ctx context.Context, s *Step) error {
 	for _, p := range s.Specs {
 		count[p.Outcome]++
 		if p.Outcome == Failed {
-			b.violate(s, spec.Violation{Rule: "csi-sanity/" + p.Name, Section: sanitySection(p.Name), Text: firstLine(p.Message)})
+			b.violate(s, spec.Violation{Rule: "csi-sanity/" + p.Name, Section: sanitySection(p.Name), Text: short(strings.Join(strings.Fields(p.Message), " "))})
 		}
 	}
 	s.Notes = append(s.Notes, fmt.Sprintf("csi-sanity: %d specs passed, %d failed, %d skipped", count[Passed], count[Failed], count[Skipped]))
@@ -192,8 +199,9 @@ func sanityMain() int {
 	config.TestVolumeMutableParameters = o.Mutable
 	suite, reporter := ginkgo.GinkgoConfiguration()
 	reporter.Succinct, reporter.NoColor = true, true
+	suite.SkipStrings = []string{miscompared}
 	if len(o.Mutable) == 0 {
-		suite.SkipStrings = []string{"should modify a volume created", "fail to modify a volume created"}
+		suite.SkipStrings = append(suite.SkipStrings, "should modify a volume created", "fail to modify a volume created")
 	}
 	t := &failing{}
 	ginkgo.RunSpecs(t, "csi-sanity", suite, reporter)

@@ -106,17 +106,11 @@ func (b *bench) register(ctx context.Context) error {
 
 // makeCSIDriver makes the object that says how Kubernetes treats the driver.
 func (b *bench) makeCSIDriver(ctx context.Context) error {
-	attach := b.caps.HasController("PUBLISH_UNPUBLISH_VOLUME")
-	policy := storagev1.FileFSGroupPolicy
-	o := &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: b.name}, Spec: storagev1.CSIDriverSpec{AttachRequired: &attach, FSGroupPolicy: &policy}}
-	if b.o.CSIDriver != "" {
-		var err error
-		if o, err = readCSIDriver(b.o.CSIDriver, b.name); err != nil {
-			return err
-		}
+	if b.csiDriver == nil {
+		attach, policy := b.caps.HasController("PUBLISH_UNPUBLISH_VOLUME"), storagev1.FileFSGroupPolicy
+		b.csiDriver = &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: b.name}, Spec: storagev1.CSIDriverSpec{AttachRequired: &attach, FSGroupPolicy: &policy}}
 	}
-	_, err := create(ctx, b.in.client.StorageV1().CSIDrivers().Create, o)
-	b.csiDriver = o
+	_, err := create(ctx, b.in.client.StorageV1().CSIDrivers().Create, b.csiDriver)
 	return err
 }
 

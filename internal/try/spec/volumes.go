@@ -91,6 +91,9 @@ func (c *Checker) createSnapshot(call *proxy.Call, r *csi.CreateSnapshotResponse
 		return []Violation{violation(call, "no-id", "CreateSnapshot", "the answer has no snapshot with a snapshot_id; it is a required field")}
 	}
 	found := snapshot(call, s, q.GetSourceVolumeId())
+	if req := q.GetAccessibilityRequirements().GetRequisite(); len(req) > 0 && len(s.GetAccessibleTopology()) > 0 && !reachable(req, s.GetAccessibleTopology()) {
+		found = append(found, violation(call, "outside-topology", "CreateSnapshot", "the snapshot is not usable from any of the topologies that were required"))
+	}
 	if before := c.snapshots[q.GetName()]; before != "" && before != s.GetSnapshotId() {
 		found = append(found, violation(call, "same-name-other-id", "CreateSnapshot",
 			"two calls with the name %q made two snapshots, %q and %q; the second must answer the first's", q.GetName(), before, s.GetSnapshotId()))
