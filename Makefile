@@ -6,7 +6,7 @@ DATA_DIR ?= /var/lib/berth
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 export CGO_ENABLED ?= 1
 
-.PHONY: help run test build setup unit component e2e kill kill-sample lint fuzz bench clean generate
+.PHONY: help run test build setup setup-tests unit component e2e kill kill-sample lint fuzz bench clean generate
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -14,10 +14,13 @@ help: ## this list
 run: setup build ## set everything up and run the main job on this machine; Ctrl-C stops, volumes stay mounted
 	@$(SUDO) $(BIN)/berth up --data-dir $(DATA_DIR) --apply examples/quickstart.yaml
 
-test: setup build lint unit component e2e ## set everything up and run every test but the long ones
+test: setup-tests build lint unit component e2e ## set everything up and run every test but the long ones
 
 setup: ## install the Debian packages that are missing
 	@scripts/setup.sh
+
+setup-tests: ## and those that the tests call: Podman, fio
+	@scripts/setup.sh --tests
 
 build: ## all programs, into bin/
 	@scripts/build.sh $(BIN) "$(VERSION)"
@@ -29,22 +32,22 @@ unit: ## tests that need no root, with the race detector
 	go test -race $$(go list ./... | grep -v /test/)
 	cd cmd/berth-apiserver && go test ./...
 
-component: build ## tests on real loop devices, XFS and mounts (root)
+component: setup-tests build ## tests on real loop devices, XFS and mounts (root)
 	$(SUDO) env "PATH=$$PATH" go test -tags component -count=1 -p 1 ./internal/...
 
-e2e: build ## one test per user story: the real `berth up`, driven by kubectl (root)
+e2e: setup-tests build ## one test per user story: the real `berth up`, driven by kubectl (root)
 	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) go test -count=1 -timeout 20m ./test/boundaries ./test/e2e
 
-kill: build ## kill -9 at every step boundary, all of them (root; long)
+kill: setup-tests build ## kill -9 at every step boundary, all of them (root; long)
 	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_KILL_SAMPLE=all BERTH_KILL_BATCH=12 go test -count=1 -timeout 120m -v ./test/kill
 
-kill-sample: build ## twelve of them (root)
+kill-sample: setup-tests build ## twelve of them (root)
 	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_KILL_SAMPLE=12 go test -count=1 -timeout 20m -v -run TestKillAtEveryBoundary ./test/kill
 
 fuzz: ## each fuzz target for 20 s
 	@scripts/fuzz.sh 20s
 
-bench: build ## the figures as a table, with upstream's controllers in the same run (root)
+bench: setup-tests build ## the figures as a table, with upstream's controllers in the same run (root)
 	$(SUDO) env "PATH=$$PATH" go run ./test/bench -bin $(BIN)
 
 generate: ## copy the snapshot definitions anew from their module

@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that Berth calls and that are missing here. Prints nothing when all are there.
+# Installs the Debian packages that Berth calls and that are missing here, with --tests those that its tests call, too. Prints
+# nothing when all are there.
 set -euo pipefail
 declare -A package=(
   [mkfs.xfs]=xfsprogs [xfs_growfs]=xfsprogs [mkfs.ext4]=e2fsprogs [resize2fs]=e2fsprogs [mkfs.btrfs]=btrfs-progs
   [blkid]=util-linux [losetup]=mount [gcc]=gcc
 )
+if [ "${1:-}" = --tests ]; then
+  package+=([podman]=podman [crun]=crun [conmon]=conmon [busybox]=busybox-static [systemd-analyze]=systemd [setpriv]=util-linux [fio]=fio)
+fi
 PATH=$PATH:/usr/sbin:/sbin
 missing=()
 for command in "${!package[@]}"; do
