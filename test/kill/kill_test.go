@@ -7,6 +7,7 @@
 package kill
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"hash/fnv"
@@ -15,7 +16,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"testing"
@@ -127,6 +127,28 @@ func TestEveryBoundaryIsCrossedOrListed(t *testing.T) {
 	}
 }
 
+// A sample of as many points as there are rooms has one of each.
+func TestSampleIsSpreadOverRooms(t *testing.T) {
+	found, _, err := boundaries.Scan(filepath.Join("..", ".."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []point
+	rooms := map[string]bool{}
+	for _, b := range found {
+		room, _, _ := strings.Cut(b.Name, "/")
+		rooms[room] = true
+		all = append(all, point{b.Name, "before"}, point{b.Name, "after"})
+	}
+	for _, p := range spread(all, len(rooms)) {
+		room, _, _ := strings.Cut(p.name, "/")
+		delete(rooms, room)
+	}
+	if len(rooms) > 0 {
+		t.Errorf("no point of %v", rooms)
+	}
+}
+
 func exists(found []boundaries.Boundary, name string) bool {
 	for _, b := range found {
 		if b.Name == name {
@@ -163,9 +185,7 @@ func choose(t *testing.T, found []boundaries.Boundary) []point {
 		return all
 	}
 	if n, err := strconv.Atoi(sample); err == nil {
-		// By a hash of the name: spread over the rooms, and stable.
-		sort.Slice(all, func(i, k int) bool { return hash(all[i]) < hash(all[k]) })
-		return all[:min(n, len(all))]
+		return spread(all, n)
 	}
 	var chosen []point
 	for _, p := range all {
@@ -180,6 +200,21 @@ func choose(t *testing.T, found []boundaries.Boundary) []point {
 		t.Fatalf("%s=%q: want all, a number, or patterns of kill points", EnvSample, sample)
 	}
 	return chosen
+}
+
+// spread takes n points, no room's second before every room's first. Which ones is a matter of a hash of their names: the
+// same for one source tree.
+func spread(all []point, n int) []point {
+	all = slices.Clone(all)
+	slices.SortFunc(all, func(a, b point) int { return cmp.Compare(hash(a), hash(b)) })
+	taken, round := map[string]int{}, make(map[point]int, len(all))
+	for _, p := range all {
+		room, _, _ := strings.Cut(p.name, "/")
+		round[p] = taken[room]
+		taken[room]++
+	}
+	slices.SortStableFunc(all, func(a, b point) int { return round[a] - round[b] })
+	return all[:min(n, len(all))]
 }
 
 func side(p string) string { return p[strings.LastIndex(p, ":"):] }
