@@ -20,14 +20,20 @@ const workPrefix = "berth-try-"
 // maxWork keeps the instance's sockets below it short enough (standalone.maxDirLength, less "/d").
 const maxWork = 56
 
-// makeWork makes the directory of a run and holds it by a lock, which the caller keeps open.
-func makeWork() (dir string, lock *os.File, err error) {
+// workBase is where the directories of runs are: TMPDIR, where that is short enough.
+func workBase() (string, error) {
 	base, err := filepath.EvalSymlinks(os.TempDir())
-	if err != nil {
-		return "", nil, err
-	}
 	if len(base) > maxWork-len(workPrefix)-12 {
 		base = "/tmp"
+	}
+	return base, err
+}
+
+// makeWork makes the directory of a run and holds it by a lock, which the caller keeps open.
+func makeWork() (dir string, lock *os.File, err error) {
+	base, err := workBase()
+	if err != nil {
+		return "", nil, err
 	}
 	err = boundary.Do("try/make-work", func() error {
 		dir, err = os.MkdirTemp(base, workPrefix)
@@ -68,7 +74,7 @@ type formerEntry struct{ Kind, ID string }
 
 // sweepFormer takes away what killed runs of this user left here, and returns what they left in drivers.
 func sweepFormer(skip string, say func(string)) former {
-	base, err := filepath.EvalSymlinks(os.TempDir())
+	base, err := workBase()
 	if err != nil {
 		return nil
 	}
