@@ -20,8 +20,6 @@ var notCrossed = map[string]string{
 	"claim/unmark-resized-volume": noInTree,
 	"claim/volume-capacity":       noInTree,
 
-	"csi/apply-fs-group": "our driver gives a volume to its group by itself (driver/give-to-group), and the foreign one leaves it alone",
-
 	"pool/give-up-backing":   fullDisk,
 	"pool/give-up-growth":    fullDisk,
 	"pool/give-up-image":     fullDisk,
