@@ -2,10 +2,14 @@ package try
 
 import (
 	"context"
+	"fmt"
+	"slices"
 
 	groupv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumegroupsnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"berth.io/berth/internal/try/spec"
 )
 
 // stepGroupSnapshot snapshots two claims at one instant, through their label.
@@ -16,15 +20,18 @@ func (b *bench) stepGroupSnapshot(ctx context.Context, s *Step) error {
 	if err := b.needMount(); err != nil {
 		return err
 	}
-	for _, n := range []string{"-1", "-2"} {
+	var sums []string
+	for i, n := range []string{"-1", "-2"} {
 		labelled := func(c *corev1.PersistentVolumeClaim) { c.Labels["group"] = s.Name }
 		path, err := b.mounted(ctx, s, s.Name+n, labelled)
 		if err != nil {
 			return err
 		}
-		if _, err := writeData(path, "data", 12); err != nil {
+		sum, err := writeData(path, "data", uint64(30+i))
+		if err != nil {
 			return err
 		}
+		sums = append(sums, sum)
 	}
 	class := classLate
 	api := b.in.snap.GroupsnapshotV1().VolumeGroupSnapshots(namespace)
@@ -43,5 +50,36 @@ func (b *bench) stepGroupSnapshot(ctx context.Context, s *Step) error {
 		}
 		return g.Status.ReadyToUse != nil && *g.Status.ReadyToUse, "not ready to use"
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return b.restoreMembers(ctx, s, sums)
+}
+
+// restoreMembers makes a volume from each snapshot of the group: all that was written must be in one of them.
+func (b *bench) restoreMembers(ctx context.Context, s *Step, sums []string) error {
+	list, err := b.in.snap.SnapshotV1().VolumeSnapshots(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	n := 0
+	for _, m := range list.Items {
+		if !slices.ContainsFunc(m.OwnerReferences, func(o metav1.OwnerReference) bool { return o.Kind == "VolumeGroupSnapshot" && o.Name == s.Name }) {
+			continue
+		}
+		n++
+		path, err := b.mounted(ctx, s, fmt.Sprintf("%s-restored-%d", s.Name, n), from("VolumeSnapshot", m.Name))
+		if err != nil {
+			return err
+		}
+		sums = slices.DeleteFunc(sums, func(sum string) bool { return checkData(path, "data", sum) == nil })
+	}
+	if n != 2 {
+		return fmt.Errorf("the group of two volumes has %d snapshots", n)
+	}
+	if len(sums) > 0 {
+		b.violate(s, spec.Violation{Rule: "CreateVolumeGroupSnapshot/not-restored", Section: "CreateVolumeGroupSnapshot",
+			Text: fmt.Sprintf("of two volumes, %d have their content in no volume that was restored from the group's snapshots", len(sums))})
+	}
+	return nil
 }

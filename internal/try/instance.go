@@ -33,6 +33,7 @@ const startWithin = 2 * time.Minute
 type instance struct {
 	dir    string // data directory
 	listen string
+	apart  string    // DRIVER=SOCKET of a controller service that is not on the node's socket; or ""
 	out    io.Writer // what it prints
 
 	cmd   *exec.Cmd
@@ -80,6 +81,9 @@ func (in *instance) start(ctx context.Context) error {
 		return err
 	}
 	in.cmd = exec.Command(self, "up", "--bare", "--data-dir", in.dir, "--node-name", nodeName, "--listen", in.listen, "--snapshot-metadata", "off")
+	if in.apart != "" {
+		in.cmd.Args = append(in.cmd.Args, "--csi-address", in.apart)
+	}
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "BERTH_KILL_") && !strings.HasPrefix(e, "BERTH_TRY") {
 			in.cmd.Env = append(in.cmd.Env, e)

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/host/mountpoint"
 )
 
@@ -213,7 +214,7 @@ func benchMain(ctx context.Context, stdout *os.File) int {
 		return 1
 	}
 	if os.Getpid() == 1 {
-		if err := ownNamespaces(); err != nil {
+		if err := boundary.Do("try/own-namespaces", ownNamespaces); err != nil {
 			a.Error = err.Error()
 			return 1
 		}

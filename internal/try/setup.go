@@ -43,6 +43,9 @@ func (b *bench) beginInstance(ctx context.Context) {
 		b.startingIn <- err
 		return
 	}
+	if b.controller != b.node {
+		b.in.apart = b.name + "=" + b.socket(proxy.Kubernetes, "c")
+	}
 	go func() {
 		b.startingIn <- b.in.start(ctx)
 		close(b.startingIn)

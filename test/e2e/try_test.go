@@ -149,13 +149,13 @@ func (b *bench) run(args ...string) (*tried, int, string) {
 func TestTryCorrectDriver(t *testing.T) {
 	b := newBench(t, "")
 	junit := filepath.Join(t.TempDir(), "report.xml")
-	r, code, told := b.run("--scale", "20", "--junit", junit, "--secret", "password=hunter2hunter2")
+	r, code, told := b.run("--scale", "20", "--junit", junit, "--secret", "password=hunter2hunter2", "--csidriver", "../try/driver/csidriver.yaml")
 	if code != 0 {
 		t.Fatalf("exit code %d:\n%s", code, told)
 	}
 	injected := map[string]bool{}
 	for _, s := range r.Steps {
-		if s.Outcome == "skipped" && s.Name != "ephemeral" { // that one needs --csidriver
+		if s.Outcome == "skipped" {
 			t.Errorf("%s was skipped: %s", s.Name, s.Reason)
 		}
 		for _, c := range s.RPCs {
@@ -174,6 +174,18 @@ func TestTryCorrectDriver(t *testing.T) {
 	}
 	if err != nil || xml.Unmarshal(text, &suites) != nil || suites.Failures != 0 || suites.Tests < 50 {
 		t.Errorf("JUnit has %+v: %v", suites, err)
+	}
+}
+
+// A driver with its controller service on a socket of its own; the two share their state, as a backend would be shared.
+func TestTryControllerApart(t *testing.T) {
+	b := newBench(t, "")
+	state := " --state=" + t.TempDir()
+	controller := b.driver + " --services=controller" + state
+	b.driver += " --services=node" + state
+	r, code, told := b.run("--controller", controller, "--only", "protocol,mount,snapshot,fault-kill")
+	if code != 0 {
+		t.Errorf("exit code %d, found %q:\n%s", code, r.rules(), told)
 	}
 }
 
