@@ -50,8 +50,8 @@ fuzz: ## each fuzz target for 20 s
 bench: setup-tests build ## the figures as a table, with upstream's controllers in the same run (root)
 	$(SUDO) env "PATH=$$PATH" go run ./test/bench -bin $(BIN)
 
-generate: ## copy the snapshot definitions anew from their module
-	go generate ./internal/standalone
+generate: ## copy the definitions anew from their modules, and make our own from api/
+	go generate ./api/... ./internal/standalone
 
 clean: ## remove bin/
 	rm -rf $(BIN)
