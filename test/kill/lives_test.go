@@ -132,6 +132,7 @@ var home = map[string]string{
 	"try/down":                          "try",
 	"try/make-work":                     "try",
 	"try/mount-memory":                  "try",
+	"try/own-namespaces":                "try",
 	"try/remove-work":                   "try",
 	"try/rpc":                           "try",
 	"try/save-junit":                    "try",

@@ -82,7 +82,7 @@ func (s *script) replaceClass() error {
 		}
 	}
 	return s.in.Apply(s.ctx, strings.Replace(ownClass, "{name: own}", `{name: own, annotations: {second: "yes"}}`, 1)+
-		"parameters: {csi.storage.k8s.io/fstype: ext4}\n")
+		"parameters: {access: local}\n")
 }
 
 func (s *script) removeNamed() error {
