@@ -150,7 +150,7 @@ func (d *driver) ready(ctx context.Context, within time.Duration) (*csi.GetPlugi
 			return info, nil
 		}
 		if err == nil {
-			err = errors.New("Probe answers ready=false")
+			err = errors.New("it answers ready=false")
 		}
 		select { // the specification has no other way than to ask again
 		case <-time.After(wait):

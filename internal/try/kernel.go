@@ -31,7 +31,7 @@ func (b *bench) published(c *proxy.Call, q *csi.NodePublishVolumeRequest) []spec
 	at := func(rule, text string) []spec.Violation {
 		return b.checker.Add(spec.Violation{Rule: c.Method + "/" + rule, Section: "NodePublishVolume", Text: text, Call: c.Number})
 	}
-	info, err := os.Lstat(q.GetTargetPath())
+	_, err := os.Lstat(q.GetTargetPath())
 	if errors.Is(err, fs.ErrNotExist) {
 		return at("no-target", "NodePublishVolume answered OK, and there is nothing at target_path; the driver must make it")
 	}
@@ -39,7 +39,7 @@ func (b *bench) published(c *proxy.Call, q *csi.NodePublishVolumeRequest) []spec
 		return nil
 	}
 	if q.GetVolumeCapability().GetBlock() != nil {
-		if info, err = os.Stat(q.GetTargetPath()); err != nil || info.Mode()&os.ModeDevice == 0 || info.Mode()&os.ModeCharDevice != 0 {
+		if info, err := os.Stat(q.GetTargetPath()); err != nil || info.Mode()&os.ModeDevice == 0 || info.Mode()&os.ModeCharDevice != 0 {
 			return at("no-device", "NodePublishVolume of a raw block volume answered OK, and target_path is no block device")
 		}
 		return nil
