@@ -29,15 +29,6 @@ func workBase() (string, error) {
 	return base, err
 }
 
-// workBase is where the directories of runs are: TMPDIR, unless its path is too long for the sockets below.
-func workBase() (string, error) {
-	base, err := filepath.EvalSymlinks(os.TempDir())
-	if err == nil && len(base) > maxWork-len(workPrefix)-12 {
-		base = "/tmp"
-	}
-	return base, err
-}
-
 // makeWork makes the directory of a run and holds it by a lock, which the caller keeps open.
 func makeWork() (dir string, lock *os.File, err error) {
 	base, err := workBase()
