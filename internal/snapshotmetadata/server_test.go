@@ -141,6 +141,7 @@ func start(t *testing.T, driver *tellingDriver) *world {
 		return true, r, nil
 	})
 	w := &world{T: t, driver: driver, services: cbtfake.NewSimpleClientset()}
+	//lint:ignore SA1019 the snapshot clients come without apply configurations, and so without NewClientset
 	w.server, err = New(Options{Client: client, Snap: snapfake.NewSimpleClientset(snapshotObjects()...), Services: w.services})
 	if err != nil {
 		t.Fatal(err)
