@@ -122,7 +122,7 @@ func (s *script) engine(method string, body any) error {
 	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
 		return err
 	}
-	if method == "Remove" && strings.Contains(answer.Err, "no volume") { // the answer to the first call was lost with the process
+	if method == "Remove" && strings.Contains(answer.Err, "no such volume") { // the answer to the first call was lost with the process
 		return nil
 	}
 	if answer.Err != "" {
