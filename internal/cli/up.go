@@ -43,7 +43,7 @@ Several instances run side by side, each with its own --data-dir.`,
 	f := c.Flags()
 	f.StringVar(&o.Listen, "listen", "", "address and port of the API, ADDR:PORT (default: that of the last start, else the first free port of 127.0.0.1 from 6443 on)")
 	f.StringArrayVar(&o.Apply, "apply", nil, "manifest to apply once in the instance's life, - for standard input; repeatable")
-	f.StringVar(&o.PoolSize, "pool-size", "", "most that the default pool may take of the disk under the data directory, such as 50Gi (default: three quarters of what the disk has free at the first start)")
+	f.StringVar(&o.PoolSize, "pool-size", "", "most that the default pool may take of the disk under the data directory, such as 50Gi (default: what an earlier start was given, else three quarters of what the disk has free at the first start)")
 	f.StringVar(&o.PoolDevice, "pool-device", "", "a raw disk or partition for the default pool instead of an image file; formatted only when it is blank")
 	f.StringVar(&o.Controllers, "controllers", standalone.ControllersBerth, "who runs the volume controllers: berth or upstream")
 	f.StringVar(&o.NodeName, "node-name", "", "name of this node (default: the host's name)")

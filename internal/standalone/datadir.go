@@ -89,10 +89,11 @@ func Resolve(dir string) (DataDir, error) {
 	return DataDir(abs), nil
 }
 
-// mustBeOurs refuses the directory of a kubelet, which has the same layout: its pods are unknown to our API, so their volumes
-// would be unmounted and their directories removed. Our own has a version from before the first pod.
+// mustBeOurs refuses the directory of another version, and that of a kubelet, which has the same layout: its pods are
+// unknown to our API, so their volumes would be unmounted and their directories removed. Our own has a version from before the
+// first pod.
 func (d DataDir) mustBeOurs() error {
-	if _, err := os.Stat(d.join("version")); !errors.Is(err, fs.ErrNotExist) {
+	if err := d.knownVersion(); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	pods, err := os.ReadDir(d.join("pods"))
@@ -118,12 +119,18 @@ func (d DataDir) lock() (func(), error) {
 	return func() { f.Close() }, nil
 }
 
+// checkVersion refuses another version, and gives a new directory this one.
 func (d DataDir) checkVersion() error {
-	path := d.join("version")
-	b, err := os.ReadFile(path)
+	err := d.knownVersion()
 	if errors.Is(err, fs.ErrNotExist) {
-		return os.WriteFile(path, []byte(layoutVersion+"\n"), 0o644)
+		return os.WriteFile(d.join("version"), []byte(layoutVersion+"\n"), 0o644)
 	}
+	return err
+}
+
+// knownVersion refuses the directory of another version; fs.ErrNotExist: it has none.
+func (d DataDir) knownVersion() error {
+	b, err := os.ReadFile(d.join("version"))
 	if err != nil {
 		return err
 	}

@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"berth.io/berth/internal/backend/block"
 	"berth.io/berth/internal/block/pool"
+	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/host/loop"
 )
 
@@ -21,9 +25,12 @@ type storage struct {
 
 // openStorage opens the default pool and finishes what a crash left in it.
 func (in *instance) openStorage(ctx context.Context) error {
-	limit, err := parseSize(in.PoolSize)
-	if err != nil {
-		return fmt.Errorf("--pool-size: %w", err)
+	var limit int64
+	var err error
+	if in.PoolDevice == "" { // a device is used whole
+		if limit, err = in.dir.poolSize(in.PoolSize); err != nil {
+			return err
+		}
 	}
 	s := storage{}
 	if s.loops, err = loop.NewTable(); err != nil {
@@ -40,6 +47,35 @@ func (in *instance) openStorage(ctx context.Context) error {
 	c := s.pool.Capacity()
 	in.say.line("pool default open: %s of %s free for volumes", bytesText(c.Available), bytesText(c.Total))
 	return nil
+}
+
+// poolSize returns the most that the default pool may take, in bytes; 0: the pool's own choice. What was asked for once
+// holds for the starts after it, too: a pool must not outgrow its limit because one start came without the flag.
+func (d DataDir) poolSize(asked string) (int64, error) {
+	path := d.join("pool-size")
+	if asked == "" {
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return 0, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		limit, err := parseSize(strings.TrimSpace(string(b)))
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w; give --pool-size anew", path, err)
+		}
+		return limit, nil
+	}
+	limit, err := parseSize(asked)
+	if err != nil {
+		return 0, fmt.Errorf("--pool-size: %w", err)
+	}
+	temp := path + ".new"
+	if err := os.WriteFile(temp, []byte(asked+"\n"), 0o644); err != nil {
+		return 0, err
+	}
+	return limit, boundary.Do("standalone/remember-pool-size", func() error { return os.Rename(temp, path) })
 }
 
 // closeStorage ends the background work; everything stays mounted.
