@@ -183,7 +183,7 @@ func TestTryControllerApart(t *testing.T) {
 	state := " --state=" + t.TempDir()
 	controller := b.driver + " --services=controller" + state
 	b.driver += " --services=node" + state
-	r, code, told := b.run("--controller", controller, "--only", "protocol,mount,snapshot,fault-kill")
+	r, code, told := b.run("--controller", controller, "--only", "protocol,provision,mount,remount")
 	if code != 0 {
 		t.Errorf("exit code %d, found %q:\n%s", code, r.rules(), told)
 	}
