@@ -24,6 +24,11 @@ func (b *Backend) CreateGroupSnapshot(ctx context.Context, r backend.GroupSnapsh
 	if g, found, err := b.sameGroup(id, r.Name, volumes); found || err != nil {
 		return g, err
 	}
+	name, err := b.holds.Acquire(ctx, id, "CreateVolumeGroupSnapshot") // the same name for other volumes, or a deletion
+	if err != nil {
+		return backend.GroupSnapshot{}, err
+	}
+	defer name.Release()
 	var members []held
 	for _, id := range volumes {
 		if _, err := b.get(id); err != nil {

@@ -47,6 +47,11 @@ func (b *Backend) CreateSnapshot(ctx context.Context, r backend.SnapshotRequest)
 	if _, err := b.get(r.VolumeID); err != nil {
 		return backend.Snapshot{}, err
 	}
+	name, err := b.holds.Acquire(ctx, id, "CreateSnapshot") // the same name for another volume, or a deletion
+	if err != nil {
+		return backend.Snapshot{}, err
+	}
+	defer name.Release()
 	h, err := b.holds.Acquire(ctx, r.VolumeID, "CreateSnapshot")
 	if err != nil {
 		return backend.Snapshot{}, err

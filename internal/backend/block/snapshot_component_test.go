@@ -3,6 +3,7 @@
 package block
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -280,6 +281,44 @@ func TestGroupsAtOnce(t *testing.T) {
 	all.Wait()
 	for _, id := range ids {
 		write(t, filepath.Join(s.at(id), "x"), "thawed")
+	}
+}
+
+// A name is taken once at a time, also for other volumes: of two that make the same snapshot, one would remove what the other makes.
+func TestOneNameForTwoVolumesAtOnce(t *testing.T) {
+	s := serve(t, 4<<30)
+	a := s.make(backend.CreateRequest{Name: "a", RequiredBytes: 32 * mib})
+	b := s.make(backend.CreateRequest{Name: "b", RequiredBytes: 32 * mib})
+	s.formats.Wait()
+	for _, group := range []string{"", groupIDFor("s")} {
+		request := pool.TakeRequest{ID: snapshotIDFor("s"), Name: "s", VolumeID: a.ID}
+		if group != "" {
+			request.ID = memberIDFor(group, a.ID)
+		}
+		h, err := s.holds.Acquire(t.Context(), cmp.Or(group, request.ID), "the first")
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, err := s.o.Pool.Begin(group, "s", request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if group == "" {
+			_, err = s.CreateSnapshot(t.Context(), backend.SnapshotRequest{Name: "s", VolumeID: b.ID})
+		} else {
+			_, err = s.CreateGroupSnapshot(t.Context(), backend.GroupSnapshotRequest{Name: "s", VolumeIDs: []string{b.ID}})
+		}
+		if busy := (*backend.BusyError)(nil); !errors.As(err, &busy) {
+			t.Errorf("the second, group %q: %v", group, err)
+		}
+		err = first.Copy()
+		if err == nil {
+			_, err = first.Finish()
+		}
+		if err != nil {
+			t.Errorf("the first, group %q: %v", group, err)
+		}
+		h.Release()
 	}
 }
 
