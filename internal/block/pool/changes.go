@@ -24,7 +24,7 @@ func (p *Pool) Allocated(ctx context.Context, id string, start int64, f func(off
 	if err != nil {
 		return err
 	}
-	defer disk.Close()
+	defer p.closeSnapshot(id, disk)
 	return differences(ctx, none{}, xfs.NewCursor(disk, start, s.SizeBytes), start, s.SizeBytes, f)
 }
 
@@ -35,26 +35,58 @@ func (p *Pool) Delta(ctx context.Context, base, target string, start int64, f fu
 	if err != nil {
 		return err
 	}
-	defer from.Close()
+	defer p.closeSnapshot(base, from)
 	t, to, err := p.openSnapshot(target)
 	if err != nil {
 		return err
 	}
-	defer to.Close()
+	defer p.closeSnapshot(target, to)
 	return differences(ctx, xfs.NewCursor(from, start, b.SizeBytes), xfs.NewCursor(to, start, t.SizeBytes), start, t.SizeBytes, f)
 }
 
-// openSnapshot opens a snapshot's disk, which keeps its blocks while somebody deletes it.
+// reading is of one snapshot: how many have its disk open, and what was reserved for it, if it was deleted meanwhile.
+type reading struct {
+	open int
+	kept int64
+}
+
+// openSnapshot opens a snapshot's disk, which keeps its blocks, and what is reserved for them, while somebody deletes it.
 func (p *Pool) openSnapshot(id string) (Snapshot, *os.File, error) {
+	p.mu.Lock()
+	r := p.readings[id]
+	r.open++
+	p.readings[id] = r
+	p.mu.Unlock()
 	s, err := p.Snapshot(id)
-	if err != nil {
-		return Snapshot{}, nil, err
+	var disk *os.File
+	if err == nil {
+		disk, err = os.Open(p.SnapshotDisk(s))
 	}
-	disk, err := os.Open(p.SnapshotDisk(s))
+	if err == nil {
+		return s, disk, nil
+	}
 	if os.IsNotExist(err) {
-		return Snapshot{}, nil, fmt.Errorf("%w: %s", ErrSnapshotNotFound, id)
+		err = fmt.Errorf("%w: %s", ErrSnapshotNotFound, clip(id))
 	}
-	return s, disk, err
+	p.closeSnapshot(id, nil)
+	return Snapshot{}, nil, err
+}
+
+func (p *Pool) closeSnapshot(id string, disk *os.File) {
+	if disk != nil {
+		disk.Close()
+	}
+	p.mu.Lock()
+	r := p.readings[id]
+	if r.open--; r.open == 0 {
+		delete(p.readings, id)
+	} else {
+		p.readings[id] = r
+	}
+	p.mu.Unlock()
+	if r.open == 0 && r.kept > 0 {
+		p.release(r.kept)
+	}
 }
 
 // none has no extents: what everything differs from that holds data.

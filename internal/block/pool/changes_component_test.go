@@ -204,3 +204,29 @@ func TestCopyAfterSharing(t *testing.T) {
 		t.Error("the snapshot is not what the volume was")
 	}
 }
+
+// A reader has a snapshot's blocks for as long as it reads: until then what was reserved for them is nobody else's, though the
+// snapshot is deleted.
+func TestDeletedWhileItIsRead(t *testing.T) {
+	p := openTest(t, Options{Dir: t.TempDir(), LimitBytes: 2 * gib})
+	mustCreate(t, p, "v", 100*mib)
+	writeAt(t, p.Disk("v"), 0, 10*mib, 'a')
+	s := mustTake(t, p, "s", "v")
+	told := 0
+	err := p.Allocated(t.Context(), "s", 0, func(int64, int64) error {
+		told++
+		if err := p.DeleteSnapshot("s"); err != nil {
+			t.Error(err)
+		}
+		if have, want := p.Capacity().Reserved, 100*mib+s.ReservedBytes; have != want {
+			t.Errorf("while it is read: reserved %d MiB, want %d", have/mib, want/mib)
+		}
+		return nil
+	})
+	if err != nil || told != 1 {
+		t.Errorf("told %d ranges, %v", told, err)
+	}
+	if have := p.Capacity().Reserved; have != 100*mib {
+		t.Errorf("afterwards: reserved %d MiB", have/mib)
+	}
+}

@@ -255,11 +255,9 @@ func (p *Pool) removeSnapshots(in, id string, members []Snapshot) error {
 	if err != nil {
 		return fmt.Errorf("delete snapshot %s: %w", id, err)
 	}
-	var held int64
 	p.mu.Lock()
 	delete(p.groups, id)
 	for _, s := range members {
-		held += s.ReservedBytes
 		delete(p.snapshots, s.ID)
 	}
 	p.mu.Unlock()
@@ -267,6 +265,17 @@ func (p *Pool) removeSnapshots(in, id string, members []Snapshot) error {
 	if err != nil {
 		return fmt.Errorf("delete snapshot %s: %w", id, err)
 	}
+	var held int64
+	p.mu.Lock()
+	for _, s := range members {
+		if r, read := p.readings[s.ID]; read { // its blocks are freed when the last reader closes it
+			r.kept += s.ReservedBytes
+			p.readings[s.ID] = r
+		} else {
+			held += s.ReservedBytes
+		}
+	}
+	p.mu.Unlock()
 	p.release(held)
 	return nil
 }
