@@ -344,3 +344,33 @@ func TestTheNamespaceLeavesOtherVolumesBehind(t *testing.T) {
 		t.Errorf("the command sees\n%s", out)
 	}
 }
+
+// The helper is root until it has become the container's user: what a pod writes into its environment is not the helper's.
+func TestTheHelperDoesNotRunInThePodsEnvironment(t *testing.T) {
+	s := Spec{Env: []string{"PATH=/usr/bin:/bin", "GODEBUG=inittrace=1", "WHAT=first", "WHAT=last"}}
+	out, code, err := run(t, s, "echo $GODEBUG $WHAT")
+	if err != nil || code != 0 || out != "inittrace=1 last" {
+		t.Errorf("%q, %d, %v", out, code, err)
+	}
+}
+
+// A directory that is made for a subPath is as its parent is, whatever the umask of the shell that `berth exec` was typed in:
+// the pod's group must be able to write there.
+func TestASubPathIsMadeLikeItsParent(t *testing.T) {
+	defer unix.Umask(unix.Umask(0o077))
+	src := volume(t, nil)
+	if err := os.Chmod(src, 0o775|os.ModeSetgid); err != nil {
+		t.Fatal(err)
+	}
+	s := Spec{Mounts: []Mount{{Volume: "v", Source: src, SubPath: "new/deep", Target: "/berth-exec-test"}}}
+	out, _, err := run(t, s, "umask")
+	if err != nil || out != "0077" {
+		t.Errorf("%q, %v", out, err)
+	}
+	for _, dir := range []string{"new", "new/deep"} {
+		info, err := os.Stat(filepath.Join(src, dir))
+		if err != nil || info.Mode().Perm() != 0o775 || info.Mode()&os.ModeSetgid == 0 {
+			t.Errorf("%s: %v, %v", dir, info.Mode(), err)
+		}
+	}
+}

@@ -45,9 +45,11 @@ func help() (int, error) {
 	if err := json.Unmarshal(text, &j); err != nil {
 		return ExitSetup, fmt.Errorf("order: %w", err)
 	}
+	umask := unix.Umask(0) // what is made in a volume has the mode that is asked for, as the kubelet has it
 	if err := arrange(&j.Spec); err != nil {
 		return ExitSetup, err
 	}
+	unix.Umask(umask)
 	if j.Spec.WorkingDir == "" || unix.Chdir(j.Spec.WorkingDir) != nil {
 		if err := unix.Chdir("/"); err != nil {
 			return ExitSetup, err
@@ -56,7 +58,13 @@ func help() (int, error) {
 	if err := j.Spec.become(); err != nil {
 		return ExitSetup, err
 	}
-	// LookPath reads PATH from the environment, which is the command's already.
+	// From here on the environment is the command's; LookPath reads PATH from it.
+	for _, v := range j.Spec.Env {
+		name, value, _ := strings.Cut(v, "=")
+		if err := os.Setenv(name, value); err != nil {
+			return ExitSetup, fmt.Errorf("variable %q: %w", name, err)
+		}
+	}
 	program, err := exec.LookPath(j.Argv[0])
 	switch {
 	case errors.Is(err, os.ErrPermission):

@@ -59,7 +59,7 @@ func Run(ctx context.Context, s Spec, argv []string, stdio Stdio) (int, error) {
 
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
 	cmd.Args = []string{helperName}
-	cmd.Env = s.Env
+	cmd.Env = []string{} // the helper is root: the pod must not choose what is loaded into it (LD_PRELOAD)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio.In, stdio.Out, stdio.Err
 	cmd.ExtraFiles = []*os.File{orderR, failW} // 3 and 4
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
