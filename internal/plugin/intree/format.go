@@ -15,6 +15,7 @@ import (
 
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/host/command"
+	"berth.io/berth/internal/host/xfs"
 	"berth.io/berth/internal/plugin"
 )
 
@@ -37,13 +38,17 @@ func formatAndMount(ctx context.Context, pv types.UID, device, dir, fsType strin
 	if err != nil {
 		return err
 	}
+	began := formatBegan(dir, device, pv)
+	if found == "xfs" && began && unfinishedXFS(device) {
+		found = ""
+	}
 	if found != "" {
 		if err := formatEnded(dir); err != nil {
 			return err
 		}
 		return mountDevice(ctx, device, dir, found, fsType, options)
 	}
-	if !formatBegan(dir, device, pv) {
+	if !began {
 		if err := mustBeEmpty(device); err != nil {
 			return err
 		}
@@ -91,6 +96,18 @@ func formatOf(ctx context.Context, device string) (string, error) {
 		return "", fmt.Errorf("%s has a partition table: name one of its partitions", device)
 	}
 	return "", nil
+}
+
+// unfinishedXFS says whether the XFS on the device is what a mkfs left that was cut: it writes the superblock early, and the
+// kernel mounts none that says so, hence nobody's data can be in it.
+func unfinishedXFS(device string) bool {
+	f, err := os.Open(device)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	sb, err := xfs.ReadSuperblock(f)
+	return err == nil && sb.Unfinished
 }
 
 // makeFilesystem runs mkfs with upstream's options. boundary: held by the caller.

@@ -4,7 +4,9 @@ package intree
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"berth.io/berth/internal/host/xfs"
 	"berth.io/berth/internal/plugin"
 )
 
@@ -98,6 +101,75 @@ func TestAnInterruptedFormat(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A process dies within mkfs.xfs, which writes its superblock early: blkid recognises XFS, and no kernel mounts it.
+func TestAnInterruptedFormatOfXFS(t *testing.T) {
+	for name, c := range map[string]struct {
+		unfinished bool
+		uid        types.UID
+		kept       bool // the filesystem that was there
+		mounted    bool
+	}{
+		"mkfs was cut":                 {unfinished: true, uid: "one", mounted: true},
+		"mkfs of another volume's was": {unfinished: true, uid: "two", kept: true},
+		"mkfs had ended":               {uid: "one", kept: true, mounted: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			device := loop(t, 320<<20)
+			l := &local{Volumes: New(Options{DataDir: t.TempDir()})}
+			at := l.globalDir("pv")
+			if err := os.MkdirAll(at, 0o750); err != nil {
+				t.Fatal(err)
+			}
+			if err := beginFormat(at, device, "one"); err != nil {
+				t.Fatal(err)
+			}
+			if err := makeFilesystem(t.Context(), device, "xfs"); err != nil {
+				t.Fatal(err)
+			}
+			dev, err := os.OpenFile(device, os.O_RDWR|os.O_SYNC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dev.Close()
+			before := superblock(t, dev, c.unfinished)
+			err = formatAndMount(t.Context(), c.uid, device, at, "xfs", nil)
+			if err == nil {
+				t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
+			}
+			if (err == nil) != c.mounted {
+				t.Errorf("mounted: %v, want %v", err, c.mounted)
+			}
+			now, err := xfs.ReadSuperblock(dev)
+			if err != nil || (now.UUID == before.UUID) != c.kept {
+				t.Errorf("UUID %x, before %x (%v); kept: want %v", now.UUID, before.UUID, err, c.kept)
+			}
+		})
+	}
+}
+
+// superblock reads the one on dev, which it first marks as that of a mkfs that did not reach its end.
+func superblock(t *testing.T, dev *os.File, unfinished bool) xfs.Superblock {
+	t.Helper()
+	if unfinished {
+		const inProgress, checksum = 126, 224
+		b := make([]byte, 512)
+		if _, err := dev.ReadAt(b, 0); err != nil {
+			t.Fatal(err)
+		}
+		b[inProgress] = 1
+		clear(b[checksum : checksum+4])
+		binary.LittleEndian.PutUint32(b[checksum:], crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
+		if _, err := dev.WriteAt(b, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sb, err := xfs.ReadSuperblock(dev)
+	if err != nil || sb.Unfinished != unfinished {
+		t.Fatalf("%+v, %v", sb, err)
+	}
+	return sb
 }
 
 // mkfs that hangs ends with its deadline or its caller's, and a partition table is nobody's filesystem.
