@@ -2,6 +2,7 @@ package try
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"berth.io/berth/internal/try/spec"
@@ -15,6 +16,8 @@ type redactor struct{ replace *strings.Replacer }
 
 func newRedactor(secrets []string) *redactor {
 	var pairs []string
+	// The longest first: of two that begin alike, the shorter would leave the other's end.
+	secrets = slices.SortedFunc(slices.Values(secrets), func(a, b string) int { return len(b) - len(a) })
 	for _, s := range secrets {
 		if len(s) < spec.LeastSecret {
 			continue // it would take letters out of every word

@@ -29,12 +29,25 @@ func workBase() (string, error) {
 	return base, err
 }
 
+// makeTries: another run that begins at the same moment may take the new directory for one that a killed run left, until it is held.
+const makeTries = 100
+
 // makeWork makes the directory of a run and holds it by a lock, which the caller keeps open.
 func makeWork() (dir string, lock *os.File, err error) {
 	base, err := workBase()
 	if err != nil {
 		return "", nil, err
 	}
+	for range makeTries {
+		dir, lock, err = tryWork(base)
+		if err == nil || !errors.Is(err, errBusy) && !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return dir, lock, err
+}
+
+func tryWork(base string) (dir string, lock *os.File, err error) {
 	err = boundary.Do("try/make-work", func() error {
 		dir, err = os.MkdirTemp(base, workPrefix)
 		return err
@@ -58,6 +71,14 @@ func hold(dir string) (*os.File, error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
 		return nil, errBusy
+	}
+	locked, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if there, err := os.Lstat(f.Name()); err != nil || !os.SameFile(locked, there) {
+		f.Close()
+		return nil, errBusy // taken away, before the lock was free
 	}
 	return f, nil
 }
