@@ -39,9 +39,11 @@ func poolsUnder(dir string) (real string, names []string, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	locks, err := filepath.Glob(filepath.Join(real, "*.lock"))
-	for _, path := range locks {
-		names = append(names, strings.TrimSuffix(filepath.Base(path), ".lock"))
+	entries, err := os.ReadDir(real)
+	for _, e := range entries {
+		if name, is := strings.CutSuffix(e.Name(), ".lock"); is {
+			names = append(names, name)
+		}
 	}
 	return real, names, err
 }

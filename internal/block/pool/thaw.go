@@ -33,17 +33,18 @@ func Thaw(dir string) error {
 }
 
 func thawIn(at string) error {
-	links, err := filepath.Glob(filepath.Join(at, volumesName, "*", FrozenLink))
-	if err != nil {
+	volumes, err := os.ReadDir(filepath.Join(at, volumesName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for _, link := range links {
+	for _, v := range volumes {
+		link := filepath.Join(at, volumesName, v.Name(), FrozenLink)
 		path, err := os.Readlink(link)
 		if err != nil {
 			continue
 		}
 		if err := thawAt(path); err != nil {
-			return fmt.Errorf("thaw the volume %s, which a killed process left frozen: %w", filepath.Base(filepath.Dir(link)), err)
+			return fmt.Errorf("thaw the volume %s, which a killed process left frozen: %w", v.Name(), err)
 		}
 		err = boundary.Do("pool/forget-crashed-freeze", func() error { return removeIfThere(link) })
 		if err != nil {
