@@ -145,6 +145,13 @@ func checkDir(path string, over bool) error {
 
 // bind makes the volume at source appear at the record's path. It appears there whole, with its flags, or not at all.
 func (s *Service) bind(m *record, source string) error {
+	real, err := s.checkPath(m.Path)
+	if err != nil {
+		return err
+	}
+	if real != m.Path {
+		return refuse("%s leads through a symbolic link to %s by now; unmount volume %s by its name, and mount it where it is meant to be", m.Path, real, m.Name)
+	}
 	shown, err := shownAt(source)
 	if err != nil {
 		return err
@@ -179,6 +186,11 @@ func (s *Service) UnmountAt(ctx context.Context, path string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	return s.unmountAt(ctx, path)
+}
+
+// unmountAt is UnmountAt for the path that a record has, wherever that leads by now.
+func (s *Service) unmountAt(ctx context.Context, path string) (bool, error) {
 	held, err := s.busy.Acquire(ctx, path, "unmount")
 	if err != nil {
 		return false, err
@@ -226,10 +238,13 @@ func (s *Service) UnmountVolume(ctx context.Context, namespace, name string, for
 		if m.Namespace != namespace || m.Name != name {
 			continue
 		}
-		if _, err := s.UnmountAt(ctx, m.Path); err != nil {
+		was, err := s.unmountAt(ctx, m.Path)
+		if err != nil {
 			return unmounted, err
 		}
-		unmounted++
+		if was {
+			unmounted++
+		}
 	}
 	if force {
 		return max(unmounted, len(v.Callers)), s.release(ctx, namespace, name, func(Caller) bool { return true })
@@ -325,7 +340,7 @@ func (s *Service) forget(ctx context.Context, wanted map[string]bool) {
 // resume mounts what a record wants, however long its volume takes, or finishes its unmount.
 func (s *Service) resume(ctx context.Context, m *record) error {
 	if m.Leaving {
-		_, err := s.UnmountAt(ctx, m.Path)
+		_, err := s.unmountAt(ctx, m.Path)
 		return err
 	}
 	c, err := s.claim(ctx, m.Namespace, m.Name)
@@ -354,8 +369,12 @@ func (s *Service) resume(ctx context.Context, m *record) error {
 		return err
 	}
 	defer held.Release()
-	if m, err = s.records.get(m.Path); m == nil || m.Leaving || err != nil {
-		return err // unmounted meanwhile
+	now, err := s.records.get(m.Path)
+	if now == nil && err == nil { // unmounted meanwhile, perhaps before it counted here
+		_, err = s.leave(ctx, m.Namespace, ClaimName(m.Name), m.caller().is)
 	}
-	return s.bind(m, source)
+	if now == nil || now.Leaving || err != nil {
+		return err
+	}
+	return s.bind(now, source)
 }
