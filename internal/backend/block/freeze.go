@@ -87,8 +87,17 @@ func (b *Backend) quiesced(ctx context.Context, volumes []held, copy func() erro
 		return err
 	}
 	for _, f := range frozen {
-		if f.expired() {
+		ours, late := f.state()
+		if late {
 			return fmt.Errorf("%w: volume %s: the copy took longer than the %s for which its writes may be held back", backend.ErrCannotFreeze, f.v.ID, frozenLimit)
+		}
+		if ours {
+			continue
+		}
+		// Its user had frozen it before. Unless it is so still, it was written while it was copied.
+		err := b.freeze(ctx, f)
+		if ours, late := f.state(); err != nil || ours || late {
+			return errors.Join(fmt.Errorf("%w: volume %s: its filesystem was frozen by somebody else, who thawed it while it was copied", backend.ErrCannotFreeze, f.v.ID), err)
 		}
 	}
 	return nil
@@ -204,10 +213,11 @@ func (b *Backend) thawOverdue(f *freezing) {
 	b.o.Log.Warn("thawed a filesystem whose copy took too long", slog.String("volume", f.v.ID), slog.Any("error", err))
 }
 
-func (f *freezing) expired() bool {
+// state says whether it is frozen by us, and whether the watchdog thawed it.
+func (f *freezing) state() (ours, late bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.late
+	return f.frozen, f.late
 }
 
 // thaw always thaws what we froze; the note goes when it is done.

@@ -18,6 +18,7 @@ import (
 	"berth.io/berth/internal/backend"
 	"berth.io/berth/internal/block/pool"
 	"berth.io/berth/internal/host/command"
+	"berth.io/berth/internal/host/filesystem"
 )
 
 // Each filesystem: a snapshot of the mounted volume, not synced by its user, is clean and has all; what is restored and cloned from
@@ -371,6 +372,50 @@ func TestFrozenByItsUser(t *testing.T) {
 	s.snapshot("s", v.ID)
 	if err := unix.IoctlSetInt(int(root.Fd()), 0xc0045878, 0); err != nil {
 		t.Errorf("it was thawed meanwhile: %v", err)
+	}
+}
+
+// What its user thaws while it is copied may have been written meanwhile: that is no copy of one instant with the others.
+func TestThawedByItsUserMeanwhile(t *testing.T) {
+	s := serve(t, 4<<30)
+	var all []held
+	for _, name := range []string{"a", "b"} {
+		v := s.make(backend.CreateRequest{Name: name, RequiredBytes: 32 * mib, FSType: "ext4"})
+		s.mounted(v)
+		pv, err := s.get(v.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := s.holds.Acquire(t.Context(), v.ID, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Release()
+		all = append(all, held{pv, h})
+	}
+	root, err := os.Open(s.at(all[0].v.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	for _, meanwhile := range []bool{false, true} {
+		if err := filesystem.Freeze(root); err != nil {
+			t.Fatal(err)
+		}
+		thaw := func() error { return filesystem.Thaw(root) }
+		copy := func() error { return nil }
+		if meanwhile {
+			copy = thaw
+		}
+		if err := s.quiesced(t.Context(), all, copy); errors.Is(err, backend.ErrCannotFreeze) != meanwhile {
+			t.Errorf("thawed meanwhile: %v: %v", meanwhile, err)
+		}
+		if err := thaw(); err != nil {
+			t.Error(err)
+		}
+		for _, one := range all {
+			write(t, filepath.Join(s.at(one.v.ID), "x"), "thawed")
+		}
 	}
 }
 
