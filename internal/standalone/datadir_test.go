@@ -132,6 +132,12 @@ func TestPoolSizeIsRemembered(t *testing.T) {
 	if _, err := d.poolSize(""); err == nil || !strings.Contains(err.Error(), "--pool-size") {
 		t.Errorf("a damaged file: %v", err)
 	}
+	if err := os.WriteFile(d.join("pool-size"), nil, 0o644); err != nil { // what a power failure may leave of a file
+		t.Fatal(err)
+	}
+	if got, err := d.poolSize(""); err == nil {
+		t.Errorf("an empty file: %d", got)
+	}
 }
 
 // Neither up nor down works on the directory of another version.

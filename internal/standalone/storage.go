@@ -62,6 +62,9 @@ func (d DataDir) poolSize(asked string) (int64, error) {
 			return 0, err
 		}
 		limit, err := parseSize(strings.TrimSpace(string(b)))
+		if err == nil && limit == 0 {
+			err = errors.New("the file is empty")
+		}
 		if err != nil {
 			return 0, fmt.Errorf("%s: %w; give --pool-size anew", path, err)
 		}
@@ -72,8 +75,13 @@ func (d DataDir) poolSize(asked string) (int64, error) {
 		return 0, fmt.Errorf("--pool-size: %w", err)
 	}
 	temp := path + ".new"
-	if err := os.WriteFile(temp, []byte(asked+"\n"), 0o644); err != nil {
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
+	if err != nil {
 		return 0, err
+	}
+	_, err = f.WriteString(asked + "\n")
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return 0, fmt.Errorf("remember --pool-size: %w", err)
 	}
 	return limit, boundary.Do("standalone/remember-pool-size", func() error { return os.Rename(temp, path) })
 }
