@@ -44,6 +44,7 @@ type Backend struct {
 	nodes map[string]*onNode // by volume id
 
 	formats  sync.WaitGroup
+	freezes  sync.RWMutex  // read-locked while anything is frozen
 	slots    chan struct{} // as many formats at once as there are tokens
 	stopping context.Context
 	stop     context.CancelFunc
@@ -81,10 +82,12 @@ func New(o Options) (*Backend, error) {
 	return b, nil
 }
 
-// Close waits until the background work has ended. Volumes stay as they are.
+// Close waits until the background work has ended and nothing is frozen. Volumes stay as they are.
 func (b *Backend) Close() {
 	b.stop()
 	b.formats.Wait()
+	b.freezes.Lock() // what comes later sees that this is the end
+	defer b.freezes.Unlock()
 }
 
 // Busy lists the operations under way.

@@ -63,6 +63,11 @@ func (b *Backend) quiesced(ctx context.Context, volumes []held, copy func() erro
 			return fmt.Errorf("%w: volume %s: %w", backend.ErrCannotFreeze, f.v.ID, err)
 		}
 	}
+	b.freezes.RLock()
+	defer b.freezes.RUnlock()
+	if len(all) > 0 && b.stopping.Err() != nil {
+		return fmt.Errorf("%w: the driver is stopping", backend.ErrCannotFreeze)
+	}
 	var frozen []*freezing
 	began := time.Now()
 	defer func() {

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -373,6 +374,45 @@ func TestFrozenByItsUser(t *testing.T) {
 	if err := unix.IoctlSetInt(int(root.Fd()), 0xc0045878, 0); err != nil {
 		t.Errorf("it was thawed meanwhile: %v", err)
 	}
+}
+
+// An orderly stop leaves nothing frozen: it waits until what is being copied is thawed, and nothing is frozen after it.
+func TestCloseWaitsForTheThaw(t *testing.T) {
+	s := serve(t, 4<<30)
+	v := s.make(backend.CreateRequest{Name: "v", RequiredBytes: 32 * mib, FSType: "ext4"})
+	at := s.mounted(v)
+	pv, err := s.get(v.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := s.holds.Acquire(t.Context(), v.ID, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Release()
+	copying, goOn, closed, done := make(chan bool), make(chan bool), make(chan bool), make(chan error, 1)
+	go func() {
+		done <- s.quiesced(t.Context(), []held{{pv, h}}, func() error { close(copying); <-goOn; return nil })
+	}()
+	<-copying
+	go func() { s.Close(); close(closed) }()
+	select {
+	case <-closed:
+		t.Error("closed, and a filesystem is frozen")
+	case <-time.After(300 * time.Millisecond):
+	}
+	close(goOn)
+	<-closed
+	if _, err := os.Lstat(filepath.Join(s.o.Pool.Directory(v.ID), pool.FrozenLink)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the note after the stop: %v", err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := s.quiesced(t.Context(), []held{{pv, h}}, func() error { return nil }); !errors.Is(err, backend.ErrCannotFreeze) {
+		t.Errorf("after the stop: %v", err)
+	}
+	write(t, filepath.Join(at, "x"), "thawed")
 }
 
 // What its user thaws while it is copied may have been written meanwhile: that is no copy of one instant with the others.
