@@ -41,8 +41,8 @@ e2e: setup-tests build ## one test per user story: the real `berth up`, driven b
 kill: setup-tests build ## kill -9 at every step boundary, all of them (root; long)
 	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_KILL_SAMPLE=all BERTH_KILL_BATCH=12 go test -count=1 -timeout 120m -v ./test/kill
 
-kill-sample: setup-tests build ## twelve of them (root)
-	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_KILL_SAMPLE=12 go test -count=1 -timeout 20m -v -run TestKillAtEveryBoundary ./test/kill
+kill-sample: setup-tests build ## one of each room (root)
+	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_KILL_SAMPLE=18 BERTH_KILL_BATCH=4 go test -count=1 -timeout 20m -v -run TestKillAtEveryBoundary ./test/kill
 
 fuzz: ## each fuzz target for 20 s
 	@scripts/fuzz.sh 20s
