@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/moby/sys/mountinfo"
+
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -99,7 +101,14 @@ func TestInlineVolumeAfterDown(t *testing.T) {
 	if err := in.Start(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(paths(s, s.ready("app"))["scratch"], "f"), nil, 0o600); err != nil {
+	// The pod's status is that of before until the node has looked.
+	dir := paths(s, s.pod("app"))["scratch"]
+	s.until("mounted again", func() (bool, string) {
+		mounted, err := mountinfo.Mounted(dir)
+		return mounted, fmt.Sprint(err)
+	})
+	s.ready("app")
+	if err := os.WriteFile(filepath.Join(dir, "f"), nil, 0o600); err != nil {
 		t.Error(err)
 	}
 	s.kubectl("delete", "pod", "app")
