@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -128,6 +130,8 @@ func Up(ctx context.Context, o Options) error {
 	if err := o.Validate(); err != nil {
 		return err
 	}
+	// Who read the progress may be gone, a closed terminal for one: its next line must not end the instance.
+	signal.Ignore(syscall.SIGPIPE)
 	if err := errors.Join(o.possible(), checkClock(began)); err != nil {
 		return err
 	}

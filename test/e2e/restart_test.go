@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -165,4 +167,44 @@ func childrenOf(t *testing.T, pid int) []int {
 func zombie(pid int) bool {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	return err != nil || strings.Contains(string(b), ") Z ")
+}
+
+// Nobody reads what `berth up` prints any more: it goes on, and goes down in order.
+func TestUpOutlivesItsReader(t *testing.T) {
+	dir, err := os.MkdirTemp("", "berth-own-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := instance.New(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := exec.Command(filepath.Join(in.Bin, "berth"), "up", "--data-dir", dir, "--pool-size", "1Gi")
+	up.Stdout, up.Stderr = w, w
+	if err := up.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- up.Wait() }()
+	lines := bufio.NewScanner(r)
+	for lines.Scan() && !strings.Contains(lines.Text(), "  ready;") {
+	}
+	r.Close()
+	out, err := in.Berth(t.Context(), "down")
+	if err != nil || !strings.Contains(out, "unmounted, detached, stopped") {
+		t.Errorf("berth down: %v: %s", err, out)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("berth up ended with %v", err)
+	}
+	if err := emptied(in); err != nil {
+		t.Error(err)
+		return
+	}
+	os.RemoveAll(dir)
 }
