@@ -36,7 +36,7 @@ component: setup-tests build ## tests on real loop devices, XFS and mounts (root
 	$(SUDO) env "PATH=$$PATH" go test -tags component -count=1 -p 1 ./internal/...
 
 e2e: setup-tests build ## one test per user story: the real `berth up`, driven by kubectl (root)
-	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) go test -count=1 -timeout 20m ./test/boundaries ./test/e2e
+	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) go test -count=1 -timeout 40m ./test/boundaries ./test/e2e
 
 kill: setup-tests build ## kill -9 at every step boundary, all of them (root; long)
 	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_KILL_SAMPLE=all BERTH_KILL_BATCH=12 go test -count=1 -timeout 120m -v ./test/kill
