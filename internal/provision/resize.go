@@ -53,8 +53,9 @@ func (r *role) newExpansion() (*expansion, error) {
 	return x, nil
 }
 
-// retrySlowly is how long the libraries wait after an error that says "never" (InvalidArgument and the like).
-const retrySlowly = 5 * time.Minute
+// retrySlowly is how long the libraries wait after an error that says "never" (InvalidArgument and the like). Upstream has
+// 5 minutes; but external-resizer takes a conflict of its own write for such an error, too, and nothing wakes the claim then.
+const retrySlowly = 20 * time.Second
 
 func (x *expansion) run(ctx context.Context, workers int, wg *sync.WaitGroup) {
 	if x == nil {
