@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -102,17 +101,7 @@ func keep(ctx context.Context, o Options, j order, lock *os.File) (*Report, erro
 		cmd.Stdout = out
 	}
 	cmd.SysProcAttr = attributes(o)
-	ended, started := make(chan error, 1), make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // the parent-death signal is the thread's
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			ended <- cmd.Wait()
-		}
-	}()
-	err = <-started
+	ended, err := startMortal(cmd)
 	orderR.Close()
 	answerW.Close()
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 
@@ -113,17 +112,7 @@ func (b *bench) runSanity(ctx context.Context, o sanityOrder, s *Step) error {
 	cmd.ExtraFiles = []*os.File{orderR, answerW}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	ended, started := make(chan error, 1), make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // the parent-death signal is the thread's
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			ended <- cmd.Wait()
-		}
-	}()
-	err = <-started
+	ended, err := startMortal(cmd)
 	orderR.Close()
 	answerW.Close()
 	if err != nil {
