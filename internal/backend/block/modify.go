@@ -78,8 +78,7 @@ func (b *Backend) Modify(ctx context.Context, id string, parameters map[string]s
 		return err
 	}
 	defer h.Release()
-	v, err := b.get(id)
-	if err != nil {
+	if _, err := b.get(id); err != nil { // it may have gone while we waited
 		return err
 	}
 	h.Step("noting its parameters")
@@ -93,7 +92,7 @@ func (b *Backend) Modify(ctx context.Context, id string, parameters map[string]s
 	defer dev.Close()
 	h.Step("setting the queue of its device")
 	return boundary.Do("backend-block/modify-queue", func() error {
-		if v.Mutable[parameterReadAhead] != "" && q.ReadAheadKiB == 0 {
+		if q.ReadAheadKiB == 0 { // whatever is noted: a try that was killed has noted it already
 			if err := loop.ResetReadAhead(dev); err != nil {
 				return err
 			}
@@ -125,8 +124,16 @@ func (b *Backend) resetQueue(id string) {
 		return
 	}
 	defer dev.Close()
-	if err := boundary.Do("backend-block/reset-queue", func() error { return loop.SetQueue(dev, loop.Queue{}) }); err != nil {
-		b.o.Log.Warn("the device of a volume keeps its scheduler", "volume", id, "error", err)
+	err = boundary.Do("backend-block/reset-queue", func() error {
+		if v.Mutable[parameterReadAhead] != "" {
+			if err := loop.ResetReadAhead(dev); err != nil {
+				return err
+			}
+		}
+		return loop.SetQueue(dev, loop.Queue{})
+	})
+	if err != nil {
+		b.o.Log.Warn("the device of a volume keeps its queue's settings", "volume", id, "error", err)
 	}
 }
 

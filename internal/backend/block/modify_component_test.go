@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth.io/berth/internal/backend"
+	"berth.io/berth/internal/host/loop"
 )
 
 // queueFile reads a setting of the volume's device.
@@ -34,6 +35,11 @@ func TestModify(t *testing.T) {
 	s := serve(t, 2<<30)
 	v := s.make(backend.CreateRequest{Name: "v", RequiredBytes: 32 * mib, FSType: "ext4"})
 	s.mounted(v)
+	if dev, _, err := s.openLoop(v.ID); err != nil {
+		t.Fatal(err)
+	} else if err := errors.Join(loop.ResetReadAhead(dev), dev.Close()); err != nil { // whoever had the device before may have left his
+		t.Fatal(err)
+	}
 	ahead := queueFile(t, s, v.ID, "read_ahead_kb")
 	if err := s.Modify(t.Context(), v.ID, map[string]string{"readAheadKiB": "64", "scheduler": "mq-deadline"}); err != nil {
 		t.Fatal(err)
@@ -72,6 +78,22 @@ func TestModify(t *testing.T) {
 		t.Errorf("from its creation: scheduler %s", got)
 	}
 	s.unmount(other)
+
+	for _, kib := range []string{"64", "8192"} {
+		reader := s.make(backend.CreateRequest{Name: "a" + kib, RequiredBytes: 32 * mib, FSType: "ext4", Mutable: map[string]string{"readAheadKiB": kib}})
+		s.mounted(reader)
+		dev, _, err := s.openLoop(reader.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Base(dev.Name())
+		dev.Close()
+		s.unmount(reader)
+		left, err := os.ReadFile(filepath.Join("/sys/block", name, "queue", "read_ahead_kb"))
+		if got := strings.TrimSpace(string(left)); err != nil || got == kib {
+			t.Errorf("left to the next user of %s: read ahead %s, %v", name, got, err)
+		}
+	}
 	for name, bad := range map[string]map[string]string{
 		"a limit":           {"writeIOPS": "100"},
 		"an unknown one":    {"replicas": "3"},

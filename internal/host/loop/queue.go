@@ -74,7 +74,7 @@ func SetQueue(dev *os.File, q Queue) error {
 }
 
 // ResetReadAhead gives the choice back to the kernel, which makes it whenever a limit of the queue is set, to what it is too
-// (blk_apply_bdi_limits).
+// (blk_apply_bdi_limits). Linux 6.17 and newer only raise it then: hence the 0 before.
 //
 // boundary: held by the caller.
 func ResetReadAhead(dev *os.File) error {
@@ -82,6 +82,9 @@ func ResetReadAhead(dev *os.File) error {
 	most, err := os.ReadFile(filepath.Join(dir, "max_sectors_kb"))
 	if err != nil {
 		return fmt.Errorf("read the queue of %s: %w", dev.Name(), err)
+	}
+	if err := set(dir, "read_ahead_kb", "0"); err != nil {
+		return err
 	}
 	return set(dir, "max_sectors_kb", strings.TrimSpace(string(most)))
 }
