@@ -13,7 +13,7 @@ import (
 // usage is what the kernel accounts to a process.
 type usage struct {
 	cpu time.Duration
-	rss int64 // bytes
+	rss int64 // bytes, the program's own pages on disk among them
 }
 
 // clockTick is USER_HZ, 100 on every Linux that Go runs on.

@@ -20,6 +20,9 @@ import (
 // patience bounds every single wait.
 const patience = 5 * time.Minute
 
+// slow is the journey that bench explains on standard error.
+const slow = 150 * time.Millisecond
+
 // subject is an instance under measurement.
 type subject struct {
 	name   string
@@ -140,6 +143,9 @@ func (s *subject) journey(ctx context.Context, name, size string) (up, down time
 		return 0, 0, err
 	}
 	up = time.Since(began)
+	if up > slow {
+		s.explain(ctx, name, up)
+	}
 
 	c, err := s.client.CoreV1().PersistentVolumeClaims("default").Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
@@ -163,6 +169,15 @@ func (s *subject) journey(ctx context.Context, name, size string) (up, down time
 		}
 	}
 	return 0, 0, fmt.Errorf("volume %s is not gone: %w", c.Spec.VolumeName, ctx.Err())
+}
+
+// explain prints where a slow journey's time went.
+func (s *subject) explain(ctx context.Context, name string, took time.Duration) {
+	out, err := s.in.Berth(ctx, "why", "pod/"+name)
+	fmt.Fprintf(os.Stderr, "%s: slow: %s after %d ms\n%s\n", s.name, name, took.Milliseconds(), out)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
 }
 
 func isReady(p *corev1.Pod) bool {
