@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -227,15 +228,22 @@ func TestDeletedNodeObjectDetachesNothingFromRunningPods(t *testing.T) {
 	}
 }
 
-// The detach fails: the node's status gets the volume back, and the retry takes it out again first.
-func TestFailedDetachIsPutBack(t *testing.T) {
+// The detach fails, and nobody knows how far it came: the node is not told that the volume is attached before an attach has
+// succeeded, also when a pod wants it again.
+func TestFailedDetachLeavesItUncertain(t *testing.T) {
 	w := start(t, func(w *world) {
 		w.backend.on[key{"fake/vol", "n"}] = true
 		w.backend.fails["detach"] = errors.New("busy")
 	}, objects(one(machine("n", has("vol"))), bound("a", "vol", v1.ReadWriteOnce))...)
 	w.eventually("two attempts", func() bool { return len(w.backend.calls()) >= 2 })
+	w.quiet()
+	for _, a := range w.api.Actions() {
+		if p, ok := a.(clienttesting.PatchAction); ok && strings.Contains(string(p.GetPatch()), "fake/vol") {
+			t.Errorf("told as attached after half a detach: %s", p.GetPatch())
+		}
+	}
 	w.backend.set(func() { delete(w.backend.fails, "detach") })
-	w.eventually("nothing left", func() bool { return len(w.c.Holders()) == 0 && len(w.reported("n")) == 0 })
+	w.eventually("nothing left", func() bool { return len(w.c.Holders()) == 0 })
 	for _, c := range w.backend.calls() {
 		if c != "detach vol n" {
 			t.Errorf("call %q", c)
@@ -346,6 +354,36 @@ func TestStatusIsWrittenWhileTheNodeUnmounts(t *testing.T) {
 		if a.Matches("patch", "nodes/status") {
 			t.Errorf("another write: %v", a)
 		}
+	}
+}
+
+// A kubelet that restarts may forget what it uses until it has read its pods again: on its nodes the volume stays in the
+// status until it is unmounted, as upstream has it.
+func TestKubeletsVolumeStaysInTheStatusUntilItIsUnmounted(t *testing.T) {
+	bare := func(n *v1.Node) { ofKubelet(n); delete(n.Annotations, annKeepsUse) }
+	for name, kind := range map[string]func(*v1.Node){"a kubelet's node": bare, "a node that a kubelet took over": ofKubelet} {
+		t.Run(name, func(t *testing.T) {
+			w := start(t, nil, objects(one(machine("n", kind)), bound("a", "vol", v1.ReadWriteOnce))...)
+			w.api.CoreV1().Pods("a").Create(t.Context(), user("a", "pod", "n", "vol"), metav1.CreateOptions{})
+			w.eventually("reported", func() bool { return len(w.reported("n")) == 1 })
+			w.changeNode("n", uses("vol"))
+			w.eventually("the use is known", func() bool {
+				w.c.mu.Lock()
+				defer w.c.mu.Unlock()
+				return w.c.node("n").inUse["fake/vol"]
+			})
+			w.deletePod("a", "pod")
+			w.eventually("waits for the unmount", func() bool {
+				h := w.c.Holders()
+				return len(h) == 1 && h[0].Step == "node n still uses the volume"
+			})
+			w.quiet()
+			if r := w.reported("n"); len(r) != 1 {
+				t.Fatalf("out of the status while it is mounted: %v", r)
+			}
+			w.changeNode("n", uses())
+			w.eventually("detached, out of the status before", func() bool { return slices.Contains(w.backend.calls(), "detach vol n") })
+		})
 	}
 }
 

@@ -22,6 +22,7 @@ type situation struct {
 	elsewhere bool // attached, or perhaps attached, on another node
 
 	inUse        bool // node.status.volumesInUse names it, or did when the Node object was deleted: the machine may well live
+	keepsUse     bool // volumesInUse has no gap, also while the node's agent restarts (annKeepsUse)
 	nodeGone     bool // the Node object does not exist
 	nodeReady    bool
 	outOfService bool // the node has the out-of-service taint
@@ -54,9 +55,10 @@ const (
 // decide is upstream's reconciler for one volume on one node. forced is the reason for which the node's word is not
 // waited for, or "".
 //
-// One order is not upstream's: a volume that nobody wants leaves volumesAttached while the node still unmounts it, not
-// afterwards. What protects the mount is that a node reports its use before it reads volumesAttached, and that its use
-// is read here after volumesAttached was written; both hold, and the write does not stand in the way of the detach.
+// One order is not upstream's, where the node's agent promises to report its use without a gap (ours does; a kubelet that
+// restarts may drop what it has not found again): a volume that nobody wants leaves volumesAttached while the node still
+// unmounts it, not afterwards. What protects the mount is that a node reports its use before it reads volumesAttached, and
+// that its use is read here after volumesAttached was written; both hold, and the write does not stand in the way of the detach.
 func decide(s situation) (next step, forced string) {
 	if s.wanted {
 		switch {
@@ -81,6 +83,8 @@ func decide(s situation) (next step, forced string) {
 		forced = forcedByTimeout
 	}
 	switch {
+	case s.inUse && !s.keepsUse && !s.nodeGone && forced == "":
+		return waitUse, ""
 	case s.reported && !s.nodeGone:
 		return unreport, forced
 	case s.persists && !s.nodeGone:

@@ -7,8 +7,9 @@ import (
 
 func TestDecide(t *testing.T) {
 	wanted := func(s situation) situation { s.wanted, s.nodeReady = true, true; return s }
-	leaving := func(s situation) situation { s.nodeReady, s.forceAfter = true, 6*time.Minute; return s }
-	lost := func(s situation) situation { s.forceAfter = 6 * time.Minute; return s }
+	leaving := func(s situation) situation { s.keepsUse, s.nodeReady, s.forceAfter = true, true, 6*time.Minute; return s }
+	kubelet := func(s situation) situation { s.nodeReady, s.forceAfter = true, 6*time.Minute; return s }
+	lost := func(s situation) situation { s.keepsUse, s.forceAfter = true, 6*time.Minute; return s }
 	for name, c := range map[string]struct {
 		s      situation
 		next   step
@@ -24,6 +25,10 @@ func TestDecide(t *testing.T) {
 		"wanted, exclusive, elsewhere, uncertain":   {wanted(situation{exclusive: true, elsewhere: true, actual: uncertain}), refuse, ""},
 		"unwanted and nowhere":                      {leaving(situation{}), rest, ""},
 		"unwanted, attached, in use":                {leaving(situation{actual: attached, reported: true, inUse: true}), unreport, ""},
+		"a kubelet's, in use":                       {kubelet(situation{actual: attached, reported: true, inUse: true}), waitUse, ""},
+		"a kubelet's, free":                         {kubelet(situation{actual: attached, reported: true}), unreport, ""},
+		"a kubelet's, taken out, persisted":         {kubelet(situation{actual: attached}), doDetach, ""},
+		"a kubelet's, lost six minutes ago":         {situation{actual: attached, reported: true, inUse: true, waited: 6 * time.Minute, forceAfter: 6 * time.Minute}, unreport, forcedByTimeout},
 		"unwanted, in use, not persisted":           {leaving(situation{actual: attached, persists: true, inUse: true}), waitWrite, ""},
 		"unwanted, attached, free":                  {leaving(situation{actual: attached, reported: true}), unreport, ""},
 		"unwanted, taken out, not persisted":        {leaving(situation{actual: attached, persists: true}), waitWrite, ""},
@@ -53,16 +58,19 @@ func TestDecide(t *testing.T) {
 // No situation of all that there are leads to a detach of a volume that is wanted, or that a living node uses or still
 // reads in its status.
 func TestDecideNeverTakesAwayWhatIsUsed(t *testing.T) {
-	flags := 1 << 10
+	flags := 1 << 11
 	for _, actual := range []attachment{detached, uncertain, attached} {
 		for f := range flags {
 			bit := func(i int) bool { return f&(1<<i) != 0 }
 			s := situation{actual: actual, wanted: bit(0), reported: bit(1), persists: bit(2), exclusive: bit(3), elsewhere: bit(4), inUse: bit(5),
-				nodeGone: bit(6), nodeReady: bit(7), outOfService: bit(8), forceAfter: 6 * time.Minute}
+				nodeGone: bit(6), nodeReady: bit(7), outOfService: bit(8), keepsUse: bit(10), forceAfter: 6 * time.Minute}
 			if bit(9) {
 				s.waited = time.Hour
 			}
 			next, forced := decide(s)
+			if next == unreport && s.inUse && !s.keepsUse && forced == "" {
+				t.Fatalf("out of a kubelet's status while it is mounted: %+v", s)
+			}
 			if next != doDetach {
 				continue
 			}

@@ -12,7 +12,8 @@
 // time can change it (force detach).
 //
 // The order of a detach is upstream's: not in node.status.volumesInUse, leaves node.status.volumesAttached, that is
-// persisted, the live node still does not use it, then the attacher is asked. So a node that sees a volume in
+// persisted, the live node still does not use it, then the attacher is asked. On nodes of our own agent, which reports its
+// use without a gap, the volume leaves volumesAttached before it is unmounted. So a node that sees a volume in
 // volumesAttached may mount it, and a volume that is mounted is never taken away, unless it is known that the node
 // cannot write any more.
 package attach

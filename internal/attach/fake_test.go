@@ -229,11 +229,14 @@ func has(volumes ...string) func(*v1.Node) {
 	}
 }
 
+// ofKubelet makes it a kubelet's node; one that took over a node of ours leaves our annotation on it.
+func ofKubelet(n *v1.Node) { n.Status.NodeInfo.KubeletVersion = "v1.36.3" }
+
 func notReady(n *v1.Node) { n.Status.Conditions[0].Status = v1.ConditionUnknown }
 
 func machine(name string, change ...func(*v1.Node)) *v1.Node {
-	n := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{annManaged: "true"}},
-		Status: v1.NodeStatus{Conditions: []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}}}}
+	n := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{annManaged: "true", annKeepsUse: "v1.36.3+berth"}},
+		Status: v1.NodeStatus{Conditions: []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}}, NodeInfo: v1.NodeSystemInfo{KubeletVersion: "v1.36.3+berth"}}}
 	for _, f := range change {
 		f(n)
 	}

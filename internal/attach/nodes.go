@@ -19,6 +19,10 @@ import (
 const (
 	annManaged         = "volumes.kubernetes.io/controller-managed-attach-detach"
 	annKeepsTerminated = "volumes.kubernetes.io/keep-terminated-pod-volumes"
+	// annKeepsUse is the promise of a node's agent to report every volume that it uses in volumesInUse without a gap, over
+	// its restarts, too. Its value is the agent's version as in status.nodeInfo.kubeletVersion: another agent that takes over the
+	// Node writes its own version there and is not bound by what its predecessor promised.
+	annKeepsUse = "storage.berth.io/keeps-volumes-in-use"
 )
 
 // node is what is known of a Node. Guarded by Controller.mu.
@@ -26,6 +30,7 @@ type node struct {
 	exists          bool
 	managed         bool
 	keepsTerminated bool
+	keepsUse        bool // see annKeepsUse
 	ready           bool
 	outOfService    bool
 	evidence        string
@@ -104,6 +109,8 @@ func (c *Controller) learn(n *node, o *v1.Node, gone bool, evidence string) {
 	*n = node{exists: true, version: version, evidence: evidence, inUse: map[v1.UniqueVolumeName]bool{}, attached: o.Status.VolumesAttached,
 		keepsTerminated: o.Annotations[annKeepsTerminated] == "true"}
 	_, n.managed = o.Annotations[annManaged]
+	promise := o.Annotations[annKeepsUse]
+	n.keepsUse = promise != "" && promise == o.Status.NodeInfo.KubeletVersion
 	for _, t := range o.Spec.Taints {
 		n.outOfService = n.outOfService || t.Key == v1.TaintNodeOutOfService
 	}

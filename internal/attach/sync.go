@@ -70,7 +70,7 @@ func (c *Controller) situation(e *entry) situation {
 	s := situation{
 		wanted: len(e.pods) > 0, actual: e.actual, reported: e.reported, persists: e.persists,
 		exclusive: exclusive(e.volume), elsewhere: len(c.elsewhere(e)) > 0,
-		inUse: n.inUse[e.key.volume], nodeGone: !n.exists, nodeReady: n.ready, outOfService: n.outOfService, evidence: n.evidence,
+		inUse: n.inUse[e.key.volume], keepsUse: n.keepsUse, nodeGone: !n.exists, nodeReady: n.ready, outOfService: n.outOfService, evidence: n.evidence,
 		forceAfter: max(c.opts.ForceDetachAfter, 0),
 	}
 	if !s.wanted && e.actual != detached {
@@ -132,7 +132,7 @@ func (c *Controller) detach(ctx context.Context, e *entry, forced string) error 
 	// Older states of the node than the answer to our write are never adopted, so its use was read after the write.
 	fresh := e.unlisted && c.node(e.node).exists
 	e.unlisted = false
-	wasAttached, asked := e.actual == attached, e.asked
+	asked := e.asked
 	c.hold(e, "detach")
 	attacher := e.attacher
 	a := plugin.AttachedVolume{Name: e.key.volume, Node: e.node, DevicePath: e.devicePath, Volume: e.volume, Uncertain: e.actual == uncertain}
@@ -172,12 +172,8 @@ func (c *Controller) detach(ctx context.Context, e *entry, forced string) error 
 	defer c.mu.Unlock()
 	switch {
 	case err != nil:
-		// The node may rely on it again (upstream puts it back, too); the next attempt takes it out first.
+		// Nobody knows how far it came: uncertain, and only an attach that succeeds tells the node of it again.
 		e.asked = false
-		if wasAttached {
-			e.actual = attached
-			c.setReported(e, true)
-		}
 		c.failed(e, trace.Detached, "FailedDetachVolume", "DetachVolume.Detach failed", err)
 		return err
 	case !done:

@@ -25,6 +25,9 @@ func TestNodeLeaseAndCSINodeAreMade(t *testing.T) {
 		if !strings.HasPrefix(node.Status.NodeInfo.KubeletVersion, kubernetesVersion+"+berth") || node.Status.Capacity.Pods().Value() != maxPods {
 			return "status " + node.Status.String()
 		}
+		if promise := node.Annotations[keepsInUseAnnotation]; promise != node.Status.NodeInfo.KubeletVersion {
+			return "no promise of this version: " + promise
+		}
 		var lease *coordinationv1.Lease
 		if lease, err = r.client.CoordinationV1().Leases(v1.NamespaceNodeLease).Get(context.Background(), "node-1", metav1.GetOptions{}); err != nil {
 			return err.Error()

@@ -24,6 +24,10 @@ import (
 const (
 	attachDetachAnnotation   = "volumes.kubernetes.io/controller-managed-attach-detach"
 	keepTerminatedAnnotation = "volumes.kubernetes.io/keep-terminated-pod-volumes"
+	// keepsInUseAnnotation promises the attach room that volumesInUse names every volume used here without a gap, over our
+	// restarts, too (mount.Manager.VolumesInUse). The value is our version: it holds as long as the Node says that this
+	// version is its agent.
+	keepsInUseAnnotation = "storage.berth.io/keeps-volumes-in-use"
 
 	// apiTimeout bounds each request to the API.
 	apiTimeout = 15 * time.Second
@@ -192,6 +196,7 @@ func (n *nodeObject) describe(node *v1.Node) *v1.Node {
 		node.Annotations = map[string]string{}
 	}
 	node.Annotations[attachDetachAnnotation] = "true"
+	node.Annotations[keepsInUseAnnotation] = host.info.KubeletVersion
 	s := &node.Status
 	s.Capacity = keepEqual(s.Capacity, host.capacity)
 	s.Allocatable = keepEqual(s.Allocatable, host.capacity)
