@@ -7,7 +7,10 @@ import (
 
 func TestDecide(t *testing.T) {
 	wanted := func(s situation) situation { s.wanted, s.nodeReady = true, true; return s }
-	leaving := func(s situation) situation { s.keepsUse, s.nodeReady, s.forceAfter = true, true, 6*time.Minute; return s }
+	leaving := func(s situation) situation {
+		s.keepsUse, s.nodeReady, s.forceAfter = true, true, 6*time.Minute
+		return s
+	}
 	kubelet := func(s situation) situation { s.nodeReady, s.forceAfter = true, 6*time.Minute; return s }
 	lost := func(s situation) situation { s.keepsUse, s.forceAfter = true, 6*time.Minute; return s }
 	for name, c := range map[string]struct {

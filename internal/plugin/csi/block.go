@@ -117,7 +117,10 @@ func (p *Plugin) removeBlockVolume(specName string) error {
 				}
 			}
 		}
-		temps, _ := filepath.Glob(filepath.Join(data, "."+volumeDataFile+"-*"))
+		temps, err := unfinishedData(data)
+		if err != nil {
+			return err
+		}
 		for _, f := range append([]string{
 			staging,
 			filepath.Dir(p.paths.blockTarget("uid", specName)),

@@ -57,19 +57,44 @@ func (p *Plugin) StagedVolumes() ([]plugin.Reconstructed, error) {
 			found = append(found, r)
 		}
 	}
-	filesystems, _ := filepath.Glob(filepath.Join(p.paths.plugin(), "*", "*"))
-	for _, dir := range filesystems {
-		if filepath.Base(filepath.Dir(dir)) != devicesDir {
-			add(dir, filepath.Join(dir, globalMount), filepath.Base(dir), v1.PersistentVolumeFilesystem)
+	names := func(dir string) []string {
+		names, err := subdirectories(dir)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		return names
+	}
+	for _, driver := range names(p.paths.plugin()) {
+		if driver == devicesDir {
+			continue
+		}
+		for _, volume := range names(filepath.Join(p.paths.plugin(), driver)) {
+			dir := filepath.Join(p.paths.plugin(), driver, volume)
+			add(dir, filepath.Join(dir, globalMount), volume, v1.PersistentVolumeFilesystem)
 		}
 	}
-	blocks, _ := filepath.Glob(filepath.Join(p.paths.devices(), "*"))
-	for _, dir := range blocks {
-		if name := plugin.UnescapeName(filepath.Base(dir)); name != "staging" && name != "publish" {
+	for _, escaped := range names(p.paths.devices()) {
+		if name := plugin.UnescapeName(escaped); name != "staging" && name != "publish" {
 			add(p.paths.blockData(name), p.paths.blockStaging(name), name, v1.PersistentVolumeBlock)
 		}
 	}
 	return found, errors.Join(errs...)
+}
+
+// subdirectories lists the directories in dir by name; a missing dir has none. A pattern (filepath.Glob) would not do: the
+// data directory may be called anything.
+func subdirectories(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
 }
 
 func (p *Plugin) reconstructed(d volumeData, mode v1.PersistentVolumeMode) plugin.Reconstructed {

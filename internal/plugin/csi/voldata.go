@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -111,7 +112,10 @@ func parseVolumeData(data []byte) (volumeData, error) {
 func removeMountDir(path string) error {
 	return boundary.Do("csi/remove-mount-dir", func() error {
 		dir := filepath.Dir(path)
-		temps, _ := filepath.Glob(filepath.Join(dir, "."+volumeDataFile+"-*")) // left by a crash in save
+		temps, err := unfinishedData(dir)
+		if err != nil {
+			return err
+		}
 		for _, f := range append([]string{path}, append(temps, filepath.Join(dir, volumeDataFile), dir)...) {
 			if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return fmt.Errorf("remove %s: %w", f, err)
@@ -119,4 +123,18 @@ func removeMountDir(path string) error {
 		}
 		return nil
 	})
+}
+
+// unfinishedData lists what a crash in save left in dir.
+func unfinishedData(dir string) (paths []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "."+volumeDataFile+"-") {
+			paths = append(paths, filepath.Join(dir, e.Name()))
+		}
+	}
+	return paths, nil
 }
