@@ -2,8 +2,6 @@ package docker
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"syscall"
 	"time"
 
 	"berth.io/berth/internal/control"
@@ -83,10 +80,10 @@ func (p *Plugin) Run(ctx context.Context) error {
 	return control.Serve(ctx, l, handler(p))
 }
 
-// listener is the socket, and the lock that says who serves it. Both go with the process, however it ends.
+// listener is the socket, and the lock that says who serves it.
 type listener struct {
 	net.Listener
-	lock net.Listener
+	lock nameLock
 }
 
 func (l listener) Close() error { return errors.Join(l.Listener.Close(), l.lock.Close()) }
@@ -106,19 +103,6 @@ func listen(dir, socket string) (net.Listener, error) {
 		return nil, err
 	}
 	return listener{l, lock}, nil
-}
-
-// takeLock holds an address of the kernel's that is no file: nothing of it stays behind.
-func takeLock(socket string) (net.Listener, error) {
-	if dir, err := filepath.EvalSymlinks(filepath.Dir(socket)); err == nil {
-		socket = filepath.Join(dir, filepath.Base(socket))
-	}
-	sum := sha256.Sum256([]byte(socket))
-	lock, err := net.Listen("unix", "@berth-plugin-"+hex.EncodeToString(sum[:16]))
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%s is %w", socket, ErrInUse)
-	}
-	return lock, err
 }
 
 func listenHeld(socket string) (net.Listener, error) {

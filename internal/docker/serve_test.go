@@ -2,6 +2,8 @@ package docker
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -9,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -67,7 +71,79 @@ func TestOneServes(t *testing.T) {
 	}
 }
 
-// A process that was killed leaves its socket; the next one takes its place. What is no socket stays.
+// Whoever is not root may not keep root's plugin from its name: neither by an address that anybody can take, nor by a file of
+// their own where the lock is.
+func TestNobodyElseCanTakeTheName(t *testing.T) {
+	o := Options{Name: "berth", Dir: t.TempDir(), Volumes: newShelf()}
+	real, err := filepath.EvalSymlinks(o.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256([]byte(filepath.Join(real, "berth.sock")))
+	taken, err := net.Listen("unix", "@berth-plugin-"+hex.EncodeToString(sum[:16])) // what the name's lock once was
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	if err := serve(t, o)(); err != nil {
+		t.Error(err)
+	}
+
+	lock := filepath.Join(o.Dir, ".berth.sock.lock")
+	if err := os.WriteFile(lock, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(lock, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := New(o).Run(t.Context()); err == nil || !strings.Contains(err.Error(), lock) || errors.Is(err, ErrInUse) {
+		t.Errorf("with a lock that others can open: %v", err)
+	}
+	if err := os.Remove(lock); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(o.Dir, "elsewhere"), lock); err != nil {
+		t.Fatal(err)
+	}
+	if err := New(o).Run(t.Context()); err == nil {
+		t.Error("followed a link to its lock")
+	}
+}
+
+// Many that start at once: one serves, and when it ends another can, however often.
+func TestManyWantTheName(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "berth.sock")
+	var holders, taken atomic.Int32
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 200 {
+				l, err := takeLock(socket)
+				if errors.Is(err, ErrInUse) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				taken.Add(1)
+				if holders.Add(1) > 1 {
+					t.Error("two hold the name")
+				}
+				holders.Add(-1)
+				if err := l.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if taken.Load() == 0 {
+		t.Error("nobody got it")
+	}
+}
+
+// A process that was killed leaves its socket and its lock; the next one takes its place. What is no socket stays.
 func TestLeftBehind(t *testing.T) {
 	o := Options{Name: "berth", Dir: t.TempDir()}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: o.socket()})
@@ -76,6 +152,9 @@ func TestLeftBehind(t *testing.T) {
 	}
 	l.SetUnlinkOnClose(false)
 	l.Close()
+	if err := os.WriteFile(filepath.Join(o.Dir, ".berth.sock.lock"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	end := serve(t, o)
 	if err := activate(o.socket()); err != nil {
 		t.Error(err)
