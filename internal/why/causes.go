@@ -261,6 +261,8 @@ func say(name, match, what, advice string) wording {
 	return wording{name, regexp.MustCompile("(?is)" + match), what, advice}
 }
 
+const unboundClaim = "unbound-claim"
+
 // wordings are tried in order; the first that matches is told.
 var wordings = []wording{
 	say("runtime-needed", `need a container runtime`, "The pod's own command has to run to its end (a Job), and a holder never runs commands: the node has no container runtime. The Job does not complete.",
@@ -270,7 +272,7 @@ var wordings = []wording{
 	say("claim-not-found", `persistentvolumeclaim "([^"]+)" not found`, `There is no claim "$1".`, "Create the claim, or correct persistentVolumeClaim.claimName in the pod."),
 	say("claim-deleting", `persistentvolumeclaim "([^"]+)" is being deleted`, `The claim "$1" is being deleted; no new pod may use it.`, "Wait until it is gone and create it again, or use another claim."),
 	say("claim-in-use-by-one", `ReadWriteOncePod access mode already in-use|is ReadWriteOncePod and `, "The claim's access mode is ReadWriteOncePod: one pod at a time, and another pod has it.", "Delete the other pod, or use ReadWriteOnce."),
-	say("unbound-claim", `unbound immediate PersistentVolumeClaims`, "A claim of the pod has no volume yet.", "See the claim: berth why pvc/NAME."),
+	say(unboundClaim, `unbound immediate PersistentVolumeClaims`, "A claim of the pod has no volume yet.", "See the claim: berth why pvc/NAME."),
 	say("no-free-storage", `not have enough free storage`, "No node that suits the pod has enough free storage for the claim.", "Ask for less, delete volumes that are not needed, or make the pool larger."),
 	say("no-matching-volume", `didn't find available persistent volumes to bind`, "On no node is there a volume that fits the pod's claims, or may one be made (topology of the class, node selected before).",
 		"Compare size, class, access modes and selector with kubectl get pv, and the class's allowedTopologies with the nodes' labels."),

@@ -76,7 +76,14 @@ func ofJob(p *v1.Pod) *v1.Pod {
 func laterStories() []story {
 	const refusal = "0/1 nodes are available: 1 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod."
 	holds := trace.ObjectRef{Namespace: "default", Name: "holds", UID: "holds-uid"}
+	unbound := func() []runtime.Object {
+		return cluster(claim("data", "berth-block-immediate"), refused(pod("app", "", "data"), "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."),
+			event("PersistentVolumeClaim", "data", v1.EventTypeWarning, "ProvisioningFailed",
+				`rpc error: code = InvalidArgument desc = volume_capabilities: fsType "ntfs" is not served (ext4, xfs or btrfs)`, 500*millis, 1))
+	}
 	return []story{
+		{name: "unbound-asked-by-claim", objects: unbound(), target: "pvc/data", cause: "filesystem-not-served"},
+		{name: "unbound-asked-by-pod", objects: unbound(), target: "pod/app", cause: "filesystem-not-served"},
 		{
 			name: "grow-too-large",
 			objects: withRoom("4Gi", cluster(claim("data", "berth-block", growing("900Gi")), volume("data"), running(pod("app", "n1", "data")), attachment("data", "n1", true),

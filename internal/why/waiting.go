@@ -107,11 +107,17 @@ func complaints(f *facts, vf *volumeFacts, steps []Step) []complaint {
 		}
 	}
 	if f.pod != nil && f.pod.Spec.NodeName == "" && vf.source == nil {
-		if c := scheduling(f.pod); c != nil {
+		if c := scheduling(f.pod); c != nil && !c.ofAClaim() {
 			add(*c)
 		}
 	}
 	return list
+}
+
+// ofAClaim says that the scheduler only repeats that a claim has no volume: why it has none is told elsewhere.
+func (c *complaint) ofAClaim() bool {
+	p := inPlainWords(c.message)
+	return p != nil && p.Cause == unboundClaim
 }
 
 func addEvent(add func(complaint), e *v1.Event) {
@@ -322,7 +328,7 @@ func (j *Journey) explainPod(f *facts) {
 		switch c := scheduling(p); {
 		case len(p.Spec.SchedulingGates) > 0:
 			j.Waiting.For = "its scheduling gates to be opened"
-		case c != nil:
+		case c != nil && !(c.ofAClaim() && j.volumesTell()):
 			j.Problem = problemOf(c)
 			j.dropRepeated()
 		}
@@ -340,10 +346,8 @@ func (j *Journey) explainPod(f *facts) {
 	if ready, _ := holder.Ready(p); ready || finished(p) || p.DeletionTimestamp != nil {
 		return
 	}
-	for i := range j.Volumes {
-		if j.Volumes[i].Waiting != nil || j.Volumes[i].Problem != nil {
-			return // told there
-		}
+	if j.volumesTell() {
+		return
 	}
 	for _, c := range p.Status.ContainerStatuses {
 		if w := c.State.Waiting; w != nil {
@@ -351,6 +355,11 @@ func (j *Journey) explainPod(f *facts) {
 			return
 		}
 	}
+}
+
+// volumesTell says that a volume's own part says what is missing.
+func (j *Journey) volumesTell() bool {
+	return slices.ContainsFunc(j.Volumes, func(v Volume) bool { return v.Waiting != nil || v.Problem != nil })
 }
 
 // dropRepeated takes the scheduler's words out of the volumes, where the pod itself tells them.
