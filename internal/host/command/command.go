@@ -47,33 +47,51 @@ func Find(program string) (string, error) {
 // Run runs program, for at most timeout, and returns what it wrote to stdout and stderr, at most 8 KiB of it. It does not
 // inherit the environment. A non-zero exit is *Error.
 func Run(ctx context.Context, timeout time.Duration, program string, args ...string) (string, error) {
+	var out bounded
+	err := run(ctx, timeout, nil, &out, &out, program, args)
+	return out.String(), err
+}
+
+// Output is Run for a program whose stdout is data: it alone is returned, at most 8 KiB of it; stderr stands in the *Error. The
+// program inherits files as its descriptors 3 and up.
+func Output(ctx context.Context, timeout time.Duration, files []*os.File, program string, args ...string) (string, error) {
+	var out, said bounded
+	err := run(ctx, timeout, files, &out, &said, program, args)
+	var e *Error
+	if errors.As(err, &e) {
+		e.Output = said.String()
+	}
+	return out.String(), err
+}
+
+func run(ctx context.Context, timeout time.Duration, files []*os.File, stdout, stderr *bounded, program string, args []string) error {
 	path, err := Find(program)
 	if err != nil {
-		return "", err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	cmd.Dir = "/"
+	cmd.ExtraFiles = files
 	// It must not outlive this process: the next one would format beside it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second // a grandchild may keep the pipe open
-	var out bounded
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Stdout, cmd.Stderr = stdout, stderr
 	err = cmd.Run()
 	if err == nil {
-		return out.String(), nil
+		return nil
 	}
 	if ctx.Err() != nil {
-		return out.String(), fmt.Errorf("%s: killed after %s: %w", program, timeout, ctx.Err())
+		return fmt.Errorf("%s: killed after %s: %w", program, timeout, ctx.Err())
 	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		return out.String(), &Error{Program: program, Exit: exit.ExitCode(), Output: out.String()}
+		return &Error{Program: program, Exit: exit.ExitCode(), Output: stdout.String()}
 	}
-	return out.String(), fmt.Errorf("run %s: %w", path, err)
+	return fmt.Errorf("run %s: %w", path, err)
 }
 
 // bounded keeps the first outputLimit bytes and swallows the rest.
