@@ -6,12 +6,15 @@ import (
 	"os"
 
 	"berth.io/berth/internal/flexvolume"
+	"berth.io/berth/internal/flexvolume/block"
 )
 
 // Version is set when the program is linked.
 var Version = "dev"
 
 // drivers is the table: the name that argv[0] ends in.
-var drivers = map[string]func() flexvolume.Driver{}
+var drivers = map[string]func() flexvolume.Driver{
+	"block": func() flexvolume.Driver { return block.New() },
+}
 
 func main() { os.Exit(flexvolume.Main(drivers, Version)) }

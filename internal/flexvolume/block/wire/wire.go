@@ -51,6 +51,7 @@ type Request struct {
 	Volume string `json:"volume,omitempty"`
 	// Name under which a kubelet knows the volume: that of the PersistentVolume, or of the volume in the pod.
 	Name string `json:"name,omitempty"`
+	// Node of Attach, Detach and IsAttached; empty at Detach: whichever has it.
 	Node string `json:"node,omitempty"`
 	// Path is where the volume is to appear, or to go from.
 	Path     string `json:"path,omitempty"`
@@ -198,7 +199,7 @@ func (r Request) validateText(need needs) error {
 		{"name", r.Name, need.name, ValidName},
 		{"node", r.Node, need.node, ValidName},
 	} {
-		if !f.needed {
+		if !f.needed || f.what == "node" && r.Call == Detach && f.text == "" { // old hosts detach from wherever it is
 			if f.text != "" {
 				return fmt.Errorf("%w: %s with a %s", ErrInvalid, r.Call, f.what)
 			}

@@ -16,12 +16,13 @@ func attach() Request {
 
 func TestARequestArrivesAsItWasSent(t *testing.T) {
 	for name, want := range map[string]Request{
-		"attach":        attach(),
-		"detach by id":  {Version: Version, Driver: "block", Call: Detach, Within: 1, Volume: "pv.example", Node: "n1"},
-		"mountdevice":   {Version: Version, Driver: "block", Call: MountDevice, Within: 1, Volume: "v", Path: "/a b/ü", FSType: "ext4", ReadOnly: true},
-		"unmountdevice": {Version: Version, Driver: "block", Call: UnmountDevice, Within: 1, Path: "/a"},
-		"expandvolume":  {Version: Version, Driver: "block", Call: ExpandVolume, Within: 1, Volume: "v", Bytes: 1 << 40},
-		"expandfs":      {Version: Version, Driver: "block", Call: ExpandFS, Within: 1, Volume: "v", Path: "/a", Bytes: 1},
+		"attach":          attach(),
+		"detach by id":    {Version: Version, Driver: "block", Call: Detach, Within: 1, Volume: "pv.example", Node: "n1"},
+		"detach anywhere": {Version: Version, Driver: "block", Call: Detach, Within: 1, Volume: "v"},
+		"mountdevice":     {Version: Version, Driver: "block", Call: MountDevice, Within: 1, Volume: "v", Path: "/a b/ü", FSType: "ext4", ReadOnly: true},
+		"unmountdevice":   {Version: Version, Driver: "block", Call: UnmountDevice, Within: 1, Path: "/a"},
+		"expandvolume":    {Version: Version, Driver: "block", Call: ExpandVolume, Within: 1, Volume: "v", Bytes: 1 << 40},
+		"expandfs":        {Version: Version, Driver: "block", Call: ExpandFS, Within: 1, Volume: "v", Path: "/a", Bytes: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b bytes.Buffer
