@@ -81,7 +81,8 @@ func (v *volumeCommand) unmount() *cobra.Command {
 a file or its working directory there, it stays, and the process is named. Not mounted: nothing is done.
 
 With --force, callers that a killed container engine left behind are forgotten as well: use it when ` + "`berth volume list`" + ` shows
-a container that is not there any more. It refuses while a container really has the volume.`,
+a container that is not there any more. It refuses while a container really has the volume, and for 10 s after an engine has got
+a path, as its container may be starting.`,
 		Example: `  berth volume unmount data
   berth volume unmount /srv/data
   berth volume unmount -n docker --force data`,

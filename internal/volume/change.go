@@ -106,7 +106,13 @@ func (s *Service) Snapshot(ctx context.Context, namespace, name, snapshot, class
 	if class != "" {
 		wanted.Spec.VolumeSnapshotClassName = &class
 	}
-	var made *snapv1.VolumeSnapshot
+	made, err := s.snapshots.SnapshotV1().VolumeSnapshots(namespace).Get(limited, snapshot, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		err = s.checkSnapshotClass(limited, c, name, class)
+	}
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w", snapshot, err)
+	}
 	err = boundary.Do("volume/create-snapshot", func() error {
 		made, err = s.snapshots.SnapshotV1().VolumeSnapshots(namespace).Create(limited, wanted, metav1.CreateOptions{})
 		return err
@@ -141,4 +147,43 @@ func (s *Service) Snapshot(ctx context.Context, namespace, name, snapshot, class
 		return fmt.Errorf("snapshot %s is not ready: %w", snapshot, err)
 	}
 	return nil
+}
+
+// defaultSnapshotClass is upstream's annotation (external-snapshotter pkg/utils).
+const defaultSnapshotClass = "snapshot.storage.kubernetes.io/is-default-class"
+
+// checkSnapshotClass refuses a class by which no snapshot of the claim's volume can be taken: the snapshot controller would say
+// so in an event, or not at all, while the caller waits. No name means the default class of the volume's driver.
+func (s *Service) checkSnapshotClass(ctx context.Context, c *corev1.PersistentVolumeClaim, volume, name string) error {
+	pv, err := s.client.CoreV1().PersistentVolumes().Get(ctx, c.Spec.VolumeName, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if pv.Spec.CSI == nil {
+		return refuse("volume %s is of no CSI driver: nothing can take a snapshot of it", volume)
+	}
+	driver := pv.Spec.CSI.Driver
+	classes := s.snapshots.SnapshotV1().VolumeSnapshotClasses()
+	if name != "" {
+		class, err := classes.Get(ctx, name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+			return refuse("there is no snapshot class %s; `berth kubectl get volumesnapshotclass` lists them", name)
+		case err != nil:
+			return err
+		case class.Driver != driver:
+			return refuse("snapshot class %s is of driver %s, and volume %s of %s; name a class of that driver", name, class.Driver, volume, driver)
+		}
+		return nil
+	}
+	list, err := classes.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for i := range list.Items {
+		if list.Items[i].Driver == driver && list.Items[i].Annotations[defaultSnapshotClass] == "true" {
+			return nil
+		}
+	}
+	return refuse("no snapshot class is the default one for driver %s; name one of `berth kubectl get volumesnapshotclass` with --class", driver)
 }

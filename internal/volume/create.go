@@ -106,8 +106,18 @@ func sameAs(c *corev1.PersistentVolumeClaim, r Request) error {
 	if had == asked {
 		return nil
 	}
-	return refuse("volume %s exists with other options (%s; asked for: %s); remove it first, or resize it with `berth volume resize`",
-		r.Name, inWords(had), inWords(asked))
+	now, grown := c.Spec.Resources.Requests.Storage(), ""
+	if first, ok := sizeIn(had); ok && now.Cmp(first) != 0 {
+		grown = fmt.Sprintf(", %s by now", now)
+		if r.Size != nil && r.Size.Cmp(*now) == 0 {
+			r.Size = &first // a resize has made it so
+			if optionsText(r.given()) == had {
+				return nil
+			}
+		}
+	}
+	return refuse("volume %s exists with other options (%s%s; asked for: %s); remove it first, or resize it with `berth volume resize`",
+		r.Name, inWords(had), grown, inWords(asked))
 }
 
 // plan decides the claim of a request.

@@ -56,6 +56,17 @@ func (s *Service) Hold(ctx context.Context, namespace, name string, caller Calle
 	}
 	limited, cancel := context.WithTimeout(ctx, mountWithin)
 	defer cancel()
+	end, err := s.mounting.begin(limited, namespace+"/"+c.Name)
+	if err != nil {
+		return "", fmt.Errorf("mount volume %s: it is being unmounted by force: %w", name, err)
+	}
+	defer func() {
+		if err == nil && caller.By == Engine {
+			end(caller.ID)
+		} else {
+			end("")
+		}
+	}()
 	pod, added, err := s.join(limited, c, caller)
 	if err == nil {
 		path, err = s.mounted(limited, pod)
@@ -224,7 +235,11 @@ func (s *Service) Release(ctx context.Context, namespace, name string, caller Ca
 	if err := ValidateName(name); err != nil {
 		return err
 	}
-	return s.release(ctx, namespace, name, caller.is)
+	err := s.release(ctx, namespace, name, caller.is)
+	if err == nil && caller.By == Engine {
+		s.mounting.released(namespace+"/"+ClaimName(name), caller.ID)
+	}
+	return err
 }
 
 // is tells a caller from others.

@@ -181,6 +181,35 @@ func TestCreateTwice(t *testing.T) {
 	}
 }
 
+// A size in other words, and the one that a resize has made since, are no other options; one that the volume never had is.
+func TestCreateAgainWithItsSize(t *testing.T) {
+	n := newNode(t)
+	create := func(options map[string]string) error {
+		r, err := ParseOptions("data", options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n.service.Create(t.Context(), ns, r)
+	}
+	if err := create(map[string]string{"size": "1Gi", "fsType": "xfs"}); err != nil {
+		t.Fatal(err)
+	}
+	patch := []byte(`{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}`)
+	if _, err := n.CoreV1().PersistentVolumeClaims(ns).Patch(t.Context(), "data", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []string{"1Gi", "1024Mi", "2Gi", "2048Mi"} {
+		if err := create(map[string]string{"size": size, "fsType": "xfs"}); err != nil {
+			t.Errorf("%s: %v", size, err)
+		}
+	}
+	for _, options := range []map[string]string{{"size": "3Gi", "fsType": "xfs"}, {"size": "2Gi"}, {"fsType": "xfs"}} {
+		if err := create(options); err == nil || !strings.Contains(err.Error(), "(fsType=xfs size=1Gi, 2Gi by now; asked for: ") {
+			t.Errorf("%v: %v", options, err)
+		}
+	}
+}
+
 func TestCreateRefusals(t *testing.T) {
 	for name, c := range map[string]struct {
 		given map[string]string

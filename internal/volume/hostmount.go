@@ -169,7 +169,7 @@ func (s *Service) bind(m *record, source string) error {
 	if at != nil {
 		return refuse("something else is mounted at %s; unmount it", m.Path)
 	}
-	m.Mounted = shown
+	m.Mounted, m.Boot = shown, thisBoot()
 	if err := s.records.write(m); err != nil {
 		return err
 	}
@@ -215,19 +215,24 @@ func (s *Service) unmountAt(ctx context.Context, path string) (bool, error) {
 }
 
 // UnmountVolume takes a volume away from every path of the host at which it is. With force, every other caller is
-// forgotten as well: those that a killed container engine left. It refuses while a container really uses the volume.
+// forgotten as well: those that a killed container engine left. It refuses while a container really uses the volume, or
+// may be about to.
 func (s *Service) UnmountVolume(ctx context.Context, namespace, name string, force bool) (unmounted int, err error) {
+	key := namespace + "/" + ClaimName(name)
+	if force {
+		end, err := s.mounting.force(key, name)
+		if err != nil {
+			return 0, err
+		}
+		defer end()
+	}
 	v, err := s.Get(ctx, namespace, name)
 	if err != nil {
 		return 0, err
 	}
-	if force && v.Path != "" {
-		users, err := s.containersWith(v.Path)
-		if err != nil {
+	if force {
+		if err := s.mayForget(v, key); err != nil {
 			return 0, err
-		}
-		if len(users) > 0 {
-			return 0, refuse("volume %s is in use by process %s; end it first", name, strings.Join(users, ", "))
 		}
 	}
 	all, err := s.records.all()
@@ -246,10 +251,31 @@ func (s *Service) UnmountVolume(ctx context.Context, namespace, name string, for
 			unmounted++
 		}
 	}
-	if force {
-		return max(unmounted, len(v.Callers)), s.release(ctx, namespace, name, func(Caller) bool { return true })
+	if !force {
+		return unmounted, nil
 	}
-	return unmounted, nil
+	if err := s.release(ctx, namespace, name, func(Caller) bool { return true }); err != nil {
+		return unmounted, err
+	}
+	s.mounting.releasedAll(key)
+	return max(unmounted, len(v.Callers)), nil
+}
+
+// mayForget refuses to forget who really has the volume, or may have it in a moment.
+func (s *Service) mayForget(v Volume, key string) error {
+	if v.Path != "" {
+		users, err := s.containersWith(v.Path)
+		if err != nil {
+			return err
+		}
+		if len(users) > 0 {
+			return refuse("volume %s is in use by process %s; end it first", v.Name, strings.Join(users, ", "))
+		}
+	}
+	if left := s.mounting.starting(key); left > 0 {
+		return refuse("a container engine has just mounted volume %s, and its container may be starting; try again in %s", v.Name, left.Round(time.Second)+time.Second)
+	}
+	return nil
 }
 
 // Run brings back what was mounted on the host, finishes what a crash interrupted, and forgets callers that cannot be
@@ -300,10 +326,27 @@ func (s *Service) TakeDown(ctx context.Context) error {
 	if err := s.noContainers(ctx); err != nil {
 		return err
 	}
-	if err := TakeDown(filepath.Dir(string(s.records))); err != nil {
+	var errs []error
+	for _, m := range all {
+		errs = append(errs, s.takeDown(ctx, m.Path))
+	}
+	if err := errors.Join(errs...); err != nil {
 		return errors.Join(err, s.Restore(ctx))
 	}
 	return nil
+}
+
+func (s *Service) takeDown(ctx context.Context, path string) error {
+	held, err := s.busy.Acquire(ctx, path, "unmount for berth down")
+	if err != nil {
+		return err
+	}
+	defer held.Release()
+	m, err := s.records.get(path)
+	if m == nil || err != nil {
+		return err
+	}
+	return s.records.takeDown(m)
 }
 
 // restoreWithin bounds a Restore.
@@ -343,6 +386,11 @@ func (s *Service) resume(ctx context.Context, m *record) error {
 		_, err := s.unmountAt(ctx, m.Path)
 		return err
 	}
+	end, err := s.mounting.begin(ctx, m.Namespace+"/"+ClaimName(m.Name))
+	if err != nil {
+		return err
+	}
+	defer end("")
 	c, err := s.claim(ctx, m.Namespace, m.Name)
 	if err != nil {
 		return err
@@ -352,8 +400,8 @@ func (s *Service) resume(ctx context.Context, m *record) error {
 		return err
 	}
 	uid, source := pod.UID, ""
-	woken, end := s.waiting.add(uid, reasonAfter)
-	defer end()
+	woken, endWait := s.waiting.add(uid, reasonAfter)
+	defer endWait()
 	_, err = await(ctx, s.client.CoreV1().Pods(m.Namespace), pod.Name, pod, woken, func(p *corev1.Pod) (is bool, err error) {
 		if p == nil || p.UID != uid || p.DeletionTimestamp != nil {
 			return false, errors.New("its holder pod was deleted")

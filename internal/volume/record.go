@@ -25,6 +25,8 @@ type record struct {
 	Since     time.Time `json:"since"`
 	// Mounted is what the kernel shows of the filesystem that is bound there, so that it is known without the API.
 	Mounted *mounted `json:"mounted,omitempty"`
+	// Boot of the machine in which Mounted was written: another one gives the devices' numbers anew.
+	Boot string `json:"boot,omitempty"`
 	// Leaving: its unmount has begun; a start finishes that instead of mounting again.
 	Leaving bool `json:"leaving,omitempty"`
 }
@@ -136,9 +138,10 @@ func shownAt(path string) (*mounted, error) {
 	return top, nil
 }
 
-// unbind takes away what a record has mounted; what somebody else mounted there stays. Nothing there is success.
+// unbind takes away what a record has mounted; what somebody else mounted there stays. Nothing there is success. A record without
+// a boot is of a version that did not write one.
 func (m *record) unbind() error {
-	if m.Mounted == nil {
+	if m.Mounted == nil || m.Boot != "" && m.Boot != thisBoot() {
 		return nil
 	}
 	at, err := shownAt(m.Path)
@@ -148,13 +151,26 @@ func (m *record) unbind() error {
 	return boundary.Do("volume/unbind", func() error { return mountpoint.Unmount(m.Path) })
 }
 
-// TakeDown unmounts what is mounted on the host from the instance at dataDir, with or without one that runs. The records
-// stay, so the next start mounts again.
+// TakeDown unmounts what is mounted on the host from the instance at dataDir, which does not run. The records stay, so the next
+// start mounts again.
 func TakeDown(dataDir string) error {
 	found, err := recordsIn(dataDir).all()
 	errs := []error{err}
 	for _, m := range found {
-		errs = append(errs, m.unbind())
+		errs = append(errs, recordsIn(dataDir).takeDown(m))
 	}
 	return errors.Join(errs...)
+}
+
+// takeDown unmounts what a record has mounted, and notes that it did: the device's number, and the path, may be another's from
+// now on.
+func (r records) takeDown(m *record) error {
+	if m.Mounted == nil {
+		return nil
+	}
+	if err := m.unbind(); err != nil {
+		return err
+	}
+	m.Mounted, m.Boot = nil, ""
+	return r.write(m)
 }

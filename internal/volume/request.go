@@ -122,6 +122,16 @@ func optionsText(m map[string]string) string {
 	return string(b)
 }
 
+// sizeIn is the size in an optionsText, if one was given.
+func sizeIn(text string) (resource.Quantity, bool) {
+	var m map[string]string
+	if json.Unmarshal([]byte(text), &m) != nil {
+		return resource.Quantity{}, false
+	}
+	q, err := resource.ParseQuantity(m["size"])
+	return q, err == nil
+}
+
 // inWords is optionsText for a person.
 func inWords(text string) string {
 	var m map[string]string

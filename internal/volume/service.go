@@ -46,6 +46,7 @@ type Service struct {
 	mountedOn func(pod types.UID, volume string) (path string, mounted bool)
 	problem   func(ctx context.Context, namespace, pod string) string
 	waiting   waiters
+	mounting  mounting
 	log       *slog.Logger
 	busy      hold.Table // by claim: one mounts or unmounts at a time
 }
@@ -61,13 +62,18 @@ func New(o Options) *Service {
 		s.problem = func(context.Context, string, string) string { return "" }
 	}
 	if s.boot == "" {
-		b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // always there
-		s.boot = strings.TrimSpace(string(b))
+		s.boot = thisBoot()
 	}
 	if o.DataDir != "" {
 		s.records = recordsIn(o.DataDir)
 	}
 	return s
+}
+
+// thisBoot identifies this boot of the machine.
+func thisBoot() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // always there
+	return strings.TrimSpace(string(b))
 }
 
 // recordsIn is where the records of mounts on the host are.
