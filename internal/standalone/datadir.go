@@ -38,6 +38,8 @@ func (d DataDir) RegistrySocket(name string) string {
 func (d DataDir) DriverSocket(name string) string { return d.join("plugins", name, "csi.sock") }
 func (d DataDir) driversJournal() string          { return d.join("journal", "drivers.json") }
 func (d DataDir) Control() string                 { return d.join("run", "berth.sock") }
+func (d DataDir) FlexSocket() string              { return d.join("run", "flexvolume.sock") }
+func (d DataDir) flexNotes() string               { return d.join("flexvolume") }
 func (d DataDir) Log(name string) string          { return d.join("log", name) }
 
 // ErrInUse says that another `berth up` runs on the directory.

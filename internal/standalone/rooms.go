@@ -22,16 +22,19 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 
 	"berth.io/berth/internal/attach"
+	"berth.io/berth/internal/backend"
 	"berth.io/berth/internal/claim"
 	"berth.io/berth/internal/docker"
 	"berth.io/berth/internal/driver"
 	"berth.io/berth/internal/driver/registrar"
 	"berth.io/berth/internal/mount"
 	"berth.io/berth/internal/node"
+	"berth.io/berth/internal/node/flexsocket"
 	"berth.io/berth/internal/plugin"
 	"berth.io/berth/internal/plugin/csi"
 	"berth.io/berth/internal/plugin/intree"
@@ -70,6 +73,7 @@ type rooms struct {
 	metadata  *snapshotmetadata.Server // nil when it is off
 	block     *driver.Driver           // nil in a bare instance
 	registrar *registrar.Server        // nil in a bare instance
+	flex      *flexsocket.Server       // nil in a bare instance
 
 	registered sync.Once
 	usable     chan struct{} // closed when the block driver has registered
@@ -118,6 +122,10 @@ func (r *rooms) makeDriver() (err error) {
 		Name: blockDriver, Version: in.Version, Node: in.NodeName, SocketPath: socket,
 		Backend: in.store.backend, Log: in.log, Trace: r.journal, Metrics: r.metrics,
 	}); err != nil {
+		return err
+	}
+	if r.flex, err = flexsocket.New(flexsocket.Options{Socket: in.dir.FlexSocket(), Notes: in.dir.flexNotes(), Log: in.log,
+		Backends: map[string]backend.Backend{"block": in.store.backend}}); err != nil {
 		return err
 	}
 	r.registrar, err = registrar.New(registrar.Options{Driver: blockDriver, Endpoint: socket, SocketPath: in.dir.RegistrySocket(blockDriver), Log: in.log,
@@ -195,13 +203,17 @@ func (r *rooms) makeProvision() error {
 	if err != nil {
 		return err
 	}
+	definitions, err := metadata.NewForConfig(in.config)
+	if err != nil {
+		return err
+	}
 	cfg.AcceptContentTypes, cfg.ContentType = protobufAccept, protobufContent
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return err
 	}
 	r.provision, err = provision.New(provision.Options{
-		Client: client, Informers: r.informers, Snap: snaps, SnapInformers: r.snapshots,
+		Client: client, Informers: r.informers, Snap: snaps, SnapInformers: r.snapshots, Definitions: definitions,
 		Events: r.recorder("external-provisioner"), Trace: r.journal, Log: in.log, Metrics: r.metrics, Node: in.NodeName, Namespace: metav1.NamespaceSystem,
 	})
 	if err != nil {
@@ -288,6 +300,7 @@ func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
 		r.addController(ctx, name, socket)
 	}
 	if r.block != nil {
+		run(lower, &drivers, "flexvolume socket", r.flex.Run)
 		run(lower, &drivers, "driver", r.block.Run)
 		run(lower, &drivers, "registrar", func(ctx context.Context) error {
 			select { // the plugin watcher calls the driver at once

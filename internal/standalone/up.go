@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"berth.io/berth/internal/apiserver"
+	"berth.io/berth/internal/flexvolume/block"
 )
 
 // Who runs the volume controllers.
@@ -153,6 +154,10 @@ func Up(ctx context.Context, o Options) error {
 	}
 	listen, err := chooseListen(o.Listen, dir.Kubeconfig())
 	if err != nil {
+		return err
+	}
+	// FlexVolume executables that this instance or its upstream controllers call are its own, wherever they are installed.
+	if err := os.Setenv(block.EnvSocket, dir.FlexSocket()); err != nil {
 		return err
 	}
 	in := &instance{Options: o, dir: dir, log: logs.berth, say: newProgress(o.Out, began), metrics: prometheus.NewRegistry(), down: make(chan downRequest)}
