@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	attctl "github.com/kubernetes-csi/external-attacher/v4/pkg/controller"
@@ -20,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	storagelisters "k8s.io/client-go/listers/storage/v1"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
@@ -31,10 +34,11 @@ type Options struct {
 	// Client for the libraries too: no rate limit, and a transport wrapped by WrapTransport.
 	Client    kubernetes.Interface
 	Informers informers.SharedInformerFactory
-	// Snap and SnapInformers may be nil: then there are no snapshots. The factory is started by the manager, when the
-	// first driver that can make snapshots registers.
+	// Snap, SnapInformers and Definitions may be nil: then there are no snapshots. The factory is started by the manager, when the
+	// API serves the kinds of snapshots; Definitions watches CustomResourceDefinitions for those that it does not serve yet.
 	Snap          snapclient.Interface
 	SnapInformers snapfactory.SharedInformerFactory
+	Definitions   metadata.Interface
 
 	Events  record.EventRecorder
 	Trace   *trace.Journal
@@ -68,7 +72,8 @@ type Manager struct {
 	opts      Options
 	metrics   *metrics
 	intents   *intents
-	snapshots *snapshots
+	kinds     *snapshotKinds            // nil without snapshots
+	snapshots atomic.Pointer[snapshots] // nil until the API serves them
 	modify    *attributes
 	holders   holders
 
@@ -115,8 +120,15 @@ func New(o Options) (*Manager, error) {
 		o.Log = slog.Default()
 	}
 	m := &Manager{opts: o, roles: map[string]*role{}, waiting: map[string]Driver{}}
-	m.snapshots = &snapshots{m: m}
 	var err error
+	if o.Snap != nil {
+		if o.SnapInformers == nil || o.Definitions == nil {
+			return nil, errors.New("provision: with Snap, SnapInformers and Definitions are needed")
+		}
+		if m.kinds, err = newSnapshotKinds(m); err != nil {
+			return nil, err
+		}
+	}
 	if m.metrics, err = newMetrics(o.Metrics); err != nil {
 		return nil, err
 	}
@@ -192,7 +204,10 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.waiting = nil
 	m.mu.Unlock()
 	m.wg.Go(func() { m.intents.run(ctx, 4) })
-	m.wg.Go(func() { m.snapshots.run(ctx) })
+	if m.kinds != nil {
+		m.wg.Go(func() { m.kinds.run(ctx) })
+		m.wg.Go(func() { m.serveSnapshots(ctx) })
+	}
 	m.wg.Go(func() { work(ctx, m.modify.queue, 1, m.modify.settle) })
 	<-ctx.Done()
 	m.mu.Lock()
@@ -278,7 +293,9 @@ func (m *Manager) Status() []DriverStatus {
 	out := make([]DriverStatus, 0, len(m.roles))
 	for _, r := range m.roles {
 		r.mu.Lock()
-		out = append(out, r.status)
+		s := r.status
+		s.Roles = slices.Clone(s.Roles)
+		out = append(out, s)
 		r.mu.Unlock()
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })

@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,7 +41,7 @@ type role struct {
 	controllerCaps rpc.ControllerCapabilitySet
 	publishes, publishesReadOnly,
 	singleNodeMultiWriter,
-	takesSnapshots, modifies bool
+	takesSnapshots, takesGroups, modifies bool
 
 	capacity *capacities // nil without GET_CAPACITY
 	began    reasons
@@ -83,7 +84,9 @@ func (r *role) run(ctx context.Context) {
 		}
 	}
 	r.m.modify.driverCame()
-	r.m.snapshots.driverCame()
+	if s := r.m.snapshots.Load(); s != nil {
+		s.driverCame()
+	}
 	<-ctx.Done()
 }
 
@@ -110,11 +113,6 @@ func (r *role) start(ctx context.Context, wg *sync.WaitGroup) (err error) {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	// Nothing may be made before the last question is answered: what is made registers with the informers.
-	snapshots, groups, err := r.snapshotKinds(ctx)
-	if err != nil {
-		return err
-	}
 	workers := r.m.opts.Workers
 	var roles []string
 	has := func(c csi.ControllerServiceCapability_RPC_Type) bool { return r.controllerCaps[c] }
@@ -126,14 +124,6 @@ func (r *role) start(ctx context.Context, wg *sync.WaitGroup) (err error) {
 		}
 	}
 	lanes := r.newLanes()
-	var side *sidecar
-	if snapshots {
-		side = r.newSnapshotSidecar(groups)
-		roles = append(roles, "snapshot")
-	}
-	if groups {
-		roles = append(roles, "group-snapshot")
-	}
 	var provision *libprov.ProvisionController
 	if has(csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME) {
 		if has(csi.ControllerServiceCapability_RPC_GET_CAPACITY) && r.m.opts.Namespace != "" {
@@ -144,9 +134,6 @@ func (r *role) start(ctx context.Context, wg *sync.WaitGroup) (err error) {
 		roles = append(roles, "provision")
 	}
 	r.m.opts.Informers.Start(r.m.ctx.Done()) // informers that only this driver needs
-	if side != nil {
-		r.m.opts.SnapInformers.Start(r.m.ctx.Done())
-	}
 
 	lanes.run(ctx, workers, wg)
 	roles = append(roles, "attach")
@@ -154,7 +141,9 @@ func (r *role) start(ctx context.Context, wg *sync.WaitGroup) (err error) {
 		expansion.run(ctx, min(workers, 4), wg)
 		roles = append(roles, expansion.roles()...)
 	}
-	side.run(ctx, min(workers, 4), wg)
+	if r.m.kinds != nil && r.takesSnapshots {
+		wg.Go(func() { r.m.kinds.during(ctx, r.driver.Name, r.serveSnapshots) })
+	}
 	r.capacity.run(ctx, wg)
 	if provision != nil {
 		wg.Go(func() { provision.Run(ctx) })
@@ -162,10 +151,30 @@ func (r *role) start(ctx context.Context, wg *sync.WaitGroup) (err error) {
 		r.m.intents.wake()
 	}
 	r.mu.Lock()
-	r.status.Roles = roles
+	r.status.Roles = append(r.status.Roles, roles...)
 	r.mu.Unlock()
 	return nil
 }
+
+// serveSnapshots starts the snapshot side-car for the kinds that the API serves.
+func (r *role) serveSnapshots(ctx context.Context, have kinds, s *scope, wg *sync.WaitGroup) {
+	have.group = have.group && r.takesGroups
+	side := r.newSnapshotSidecar(have.group, s)
+	r.m.opts.SnapInformers.Start(r.m.ctx.Done())
+	side.run(ctx, min(r.m.opts.Workers, 4), wg)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status.Roles = slices.DeleteFunc(r.status.Roles, func(name string) bool { return name == snapshotRole })
+	r.status.Roles = append(r.status.Roles, snapshotRole)
+	if have.group {
+		r.status.Roles = append(r.status.Roles, groupSnapshotRole)
+	}
+}
+
+const (
+	snapshotRole      = "snapshot"
+	groupSnapshotRole = "group-snapshot"
+)
 
 // ask fills in the driver's capabilities.
 func (r *role) ask(ctx context.Context) error {
@@ -192,25 +201,18 @@ func (r *role) ask(ctx context.Context) error {
 	r.singleNodeMultiWriter = r.controllerCaps[csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER]
 	r.takesSnapshots = r.controllerCaps[csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT]
 	r.modifies = r.controllerCaps[csi.ControllerServiceCapability_RPC_MODIFY_VOLUME]
+	r.takesGroups = false
+	if r.takesSnapshots && r.pluginCaps[csi.PluginCapability_Service_GROUP_CONTROLLER_SERVICE] {
+		caps, err := rpc.GetGroupControllerCapabilities(ctx, r.conn)
+		if err != nil {
+			return fmt.Errorf("ask driver %s for its group controller's capabilities: %w", name, err)
+		}
+		r.takesGroups = caps[csi.GroupControllerServiceCapability_RPC_CREATE_DELETE_GET_VOLUME_GROUP_SNAPSHOT]
+	}
 	r.mu.Lock()
 	r.status.Controller = r.pluginCaps[csi.PluginCapability_Service_CONTROLLER_SERVICE]
 	r.mu.Unlock()
 	return nil
-}
-
-// snapshotKinds says whether the driver takes snapshots, and group snapshots, that the API has kinds for.
-func (r *role) snapshotKinds(ctx context.Context) (single, group bool, err error) {
-	if !r.takesSnapshots {
-		return false, false, nil
-	}
-	if single, group, err = r.m.snapshots.kinds(); err != nil || !single || !group || !r.pluginCaps[csi.PluginCapability_Service_GROUP_CONTROLLER_SERVICE] {
-		return single, false, err
-	}
-	caps, err := rpc.GetGroupControllerCapabilities(ctx, r.conn)
-	if err != nil {
-		return false, false, fmt.Errorf("ask driver %s for its group controller's capabilities: %w", r.driver.Name, err)
-	}
-	return true, caps[csi.GroupControllerServiceCapability_RPC_CREATE_DELETE_GET_VOLUME_GROUP_SNAPSHOT], nil
 }
 
 // newProvision is sig-storage-lib's controller over external-provisioner's CSI calls.

@@ -41,7 +41,7 @@ const (
 	groupSnapshotPrefix = "groupsnapshot"
 )
 
-func (r *role) newSnapshotSidecar(group bool) *sidecar {
+func (r *role) newSnapshotSidecar(group bool, of *scope) *sidecar {
 	m := r.m
 	f := m.opts.SnapInformers.Snapshot().V1()
 	s := &sidecar{}
@@ -52,15 +52,15 @@ func (r *role) newSnapshotSidecar(group bool) *sidecar {
 		g := m.opts.SnapInformers.Groupsnapshot().V1()
 		groups = tracedGroupSnapshotter{group_snapshotter.NewGroupSnapshotter(r.conn), r}
 		s.groups = &groupContents{lister: g.VolumeGroupSnapshotContents().Lister(), queue: newQueue("provision-group-snapshot")}
-		groupInformer = capturing(r.scope, g.VolumeGroupSnapshotContents(), r.scope.ownGroupContent, s.groups.capture)
+		groupInformer = capturing(of, g.VolumeGroupSnapshotContents(), of.ownGroupContent, s.groups.capture)
 		groupClasses = g.VolumeGroupSnapshotClasses()
 	}
 	s.controller = snapside.NewCSISnapshotSideCarController(m.opts.Snap, m.opts.Client, r.driver.Name,
-		through(r.scope, f.VolumeSnapshotContents(), r.scope.ownContent), f.VolumeSnapshotClasses(),
+		through(of, f.VolumeSnapshotContents(), of.ownContent), f.VolumeSnapshotClasses(),
 		tracedSnapshotter{snapshotter.NewSnapshotter(r.conn), r}, groups, m.opts.RPCTimeout, 0, snapshotPrefix, -1, groupSnapshotPrefix, -1, false, retries(),
 		group, groupInformer, groupClasses, retries())
 	if group {
-		if _, err := r.scope.register(m.opts.SnapInformers.Groupsnapshot().V1().VolumeGroupSnapshotContents().Informer(), s.groups.handler(r.scope.ownGroupContent)); err != nil {
+		if _, err := of.register(m.opts.SnapInformers.Groupsnapshot().V1().VolumeGroupSnapshotContents().Informer(), s.groups.handler(of.ownGroupContent)); err != nil {
 			m.opts.Log.Error("group snapshots that a driver does not finish at once stay unready", "driver", r.driver.Name, "err", err)
 		}
 	}
@@ -68,9 +68,6 @@ func (r *role) newSnapshotSidecar(group bool) *sidecar {
 }
 
 func (s *sidecar) run(ctx context.Context, workers int, wg *sync.WaitGroup) {
-	if s == nil {
-		return
-	}
 	wg.Go(func() { s.controller.Run(workers, ctx.Done(), wg) })
 	if s.groups != nil {
 		wg.Go(func() { work(ctx, s.groups.queue, 1, s.groups.lookAgain) })

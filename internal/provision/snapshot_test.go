@@ -12,6 +12,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	snapv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+	snapclient "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
 	snapfake "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned/fake"
 	snapfactory "github.com/kubernetes-csi/external-snapshotter/client/v8/informers/externalversions"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -21,6 +22,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/metadata"
+	metadatafake "k8s.io/client-go/metadata/fake"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/ptr"
 )
@@ -36,14 +39,43 @@ func withSnapshots(t *testing.T, snapshots []runtime.Object, objects ...runtime.
 	t.Helper()
 	//lint:ignore SA1019 the snapshot clients come without apply configurations, and so without NewClientset
 	snaps := snapfake.NewSimpleClientset(snapshots...)
-	snaps.Resources = []*metav1.APIResourceList{
-		{GroupVersion: "snapshot.storage.k8s.io/v1", APIResources: []metav1.APIResource{{Name: "volumesnapshotcontents"}}},
-		{GroupVersion: "groupsnapshot.storage.k8s.io/v1", APIResources: []metav1.APIResource{{Name: "volumegroupsnapshotcontents"}}},
+	w, events := withSnapshotsOf(t, snaps, snaps, definitionsOf(t), objects...)
+	w.eventually("the watches", func() bool {
+		watches := 0
+		for _, a := range append(snaps.Actions(), w.api.Actions()...) {
+			if a.GetVerb() == "watch" {
+				watches++
+			}
+		}
+		return watches >= 13 // seven of the core API, six of snapshots
+	})
+	return w, snaps, events
+}
+
+// definitionsOf is an API with CustomResourceDefinitions.
+func definitionsOf(t *testing.T) *metadatafake.FakeMetadataClient {
+	t.Helper()
+	s := metadatafake.NewTestScheme()
+	if err := metav1.AddMetaToScheme(s); err != nil {
+		t.Fatal(err)
+	}
+	return metadatafake.NewSimpleMetadataClient(s)
+}
+
+// withSnapshotsOf starts a manager on a snapshot client, which is fake or around it, whose reactions are set.
+func withSnapshotsOf(t *testing.T, fakes *snapfake.Clientset, snaps snapclient.Interface, definitions metadata.Interface, objects ...runtime.Object) (*world, *record.FakeRecorder) {
+	t.Helper()
+	for version, names := range snapshotResources {
+		list := &metav1.APIResourceList{GroupVersion: version}
+		for _, n := range names {
+			list.APIResources = append(list.APIResources, metav1.APIResource{Name: n})
+		}
+		fakes.Resources = append(fakes.Resources, list)
 	}
 	api := fake.NewClientset(objects...)
 	f := informers.NewSharedInformerFactory(api, 0)
 	events := record.NewFakeRecorder(100)
-	m, err := New(Options{Client: api, Informers: f, Snap: snaps, SnapInformers: snapfactory.NewSharedInformerFactory(snaps, 0), Workers: 4, RPCTimeout: 2 * time.Second,
+	m, err := New(Options{Client: api, Informers: f, Snap: snaps, SnapInformers: snapfactory.NewSharedInformerFactory(snaps, 0), Definitions: definitions, Workers: 4, RPCTimeout: 2 * time.Second,
 		Events: events, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -66,17 +98,7 @@ func withSnapshots(t *testing.T, snapshots []runtime.Object, objects ...runtime.
 			t.Error("the manager did not end")
 		}
 	})
-	w := &world{t, api, m}
-	w.eventually("the watches", func() bool {
-		watches := 0
-		for _, a := range append(snaps.Actions(), api.Actions()...) {
-			if a.GetVerb() == "watch" {
-				watches++
-			}
-		}
-		return watches >= 13 // seven of the core API, six of snapshots
-	})
-	return w, snaps, events
+	return &world{t, api, m}, events
 }
 
 func snapshotOf(name, claim string) *snapv1.VolumeSnapshot {

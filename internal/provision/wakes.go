@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"slices"
+	"sync"
 
 	groupv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumegroupsnapshot/v1"
 	snapv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
@@ -20,13 +21,9 @@ func isReady(s *snapv1.VolumeSnapshot) bool {
 
 // watch wakes the libraries' queues for the reasons that they would find out by asking again, with delays that grow to
 // a minute: a claim was bound, a class came, a snapshot became ready, the last claim that is made from a snapshot was.
-func (s *snapshots) watch(ctx context.Context, group bool) error {
+func (s *snapshots) watch(ctx context.Context, group bool, all *scope, wg *sync.WaitGroup) error {
 	m := s.m
 	f := m.opts.SnapInformers.Snapshot().V1()
-	s.mu.Lock()
-	s.waits = newSnapshotWaits(m)
-	s.mu.Unlock()
-	s.sources = &snapshotSources{m: m, queue: newQueue("provision-snapshot-source")}
 	err := scoped{SharedIndexInformer: f.VolumeSnapshots().Informer()}.AddIndexers(cache.Indexers{bySnapshotted: func(o any) ([]string, error) {
 		if x, ok := o.(*snapv1.VolumeSnapshot); ok && !isReady(x) && x.Spec.Source.PersistentVolumeClaimName != nil {
 			return []string{x.Namespace + "/" + *x.Spec.Source.PersistentVolumeClaimName}, nil
@@ -37,7 +34,7 @@ func (s *snapshots) watch(ctx context.Context, group bool) error {
 		return err
 	}
 	on := func(i cache.SharedIndexInformer, h cache.ResourceEventHandlerFuncs) {
-		if _, failed := i.AddEventHandler(h); failed != nil && err == nil {
+		if _, failed := all.register(i, h); failed != nil && err == nil {
 			err = failed
 		}
 	}
@@ -75,22 +72,16 @@ func (s *snapshots) watch(ctx context.Context, group bool) error {
 			},
 		})
 	}
-	m.wg.Go(func() { work(ctx, s.waits.queue, 1, s.waits.tell) })
-	m.wg.Go(func() { work(ctx, s.sources.queue, 1, s.sources.settle) })
+	wg.Go(func() { work(ctx, s.waits.queue, 1, s.waits.tell) })
+	wg.Go(func() { work(ctx, s.sources.queue, 1, s.sources.settle) })
 	return err
 }
 
 // driverCame tells again what snapshots wait for: it may be another thing now.
 func (s *snapshots) driverCame() {
-	s.mu.Lock()
-	waits := s.waits
-	s.mu.Unlock()
-	if waits == nil {
-		return
-	}
 	all, _ := s.m.opts.SnapInformers.Snapshot().V1().VolumeSnapshots().Lister().List(labels.Everything())
 	for _, x := range all {
-		waits.seen(x)
+		s.waits.seen(x)
 	}
 }
 
