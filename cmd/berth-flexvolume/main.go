@@ -7,6 +7,9 @@ import (
 
 	"berth.io/berth/internal/flexvolume"
 	"berth.io/berth/internal/flexvolume/block"
+	"berth.io/berth/internal/flexvolume/cifs"
+	"berth.io/berth/internal/flexvolume/lvm"
+	"berth.io/berth/internal/flexvolume/nfs"
 )
 
 // Version is set when the program is linked.
@@ -15,6 +18,9 @@ var Version = "dev"
 // drivers is the table: the name that argv[0] ends in.
 var drivers = map[string]func() flexvolume.Driver{
 	"block": func() flexvolume.Driver { return block.New() },
+	"cifs":  cifs.New,
+	"lvm":   lvm.New,
+	"nfs":   nfs.New,
 }
 
 func main() { os.Exit(flexvolume.Main(drivers, Version)) }

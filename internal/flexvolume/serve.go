@@ -53,11 +53,9 @@ func Main(drivers map[string]func() Driver, version string) int {
 // answer writes the one object, and says what the exit code is.
 func answer(w io.Writer, s Status) int {
 	s.Message = printable(s.Message)
-	text, err := json.Marshal(s)
-	if err != nil { // no field of it can fail
-		text = []byte(`{"status":"Failure","message":"the answer could not be encoded"}`)
-	}
-	if _, err := w.Write(append(text, '\n')); err != nil || s.Status != Success {
+	encode := json.NewEncoder(w) // which writes once, and ends the line
+	encode.SetEscapeHTML(false)
+	if err := encode.Encode(s); err != nil || s.Status != Success {
 		return 1
 	}
 	return 0
