@@ -17,6 +17,6 @@
 // capabilities, limits) does not exist here.
 //
 // The caller's program is executed again as a helper (Main), because a mount namespace must be made before a Go program
-// has threads. The pod's agent kills the command when the pod is deleted (KillAll): its namespace would keep the
+// has threads. It stays as the command's parent, and ends everything in the namespace when the caller dies. The pod's agent kills the command when the pod is deleted (KillAll): its namespace would keep the
 // volumes' filesystems alive. For the same reason the namespace leaves behind what is mounted for other pods.
 package holderexec

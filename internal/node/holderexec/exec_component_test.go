@@ -5,9 +5,11 @@ package holderexec
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -276,38 +278,92 @@ func podOf(t *testing.T, data string, pod types.UID) (volume string) {
 	return volume
 }
 
-// `berth exec` itself is killed with -9: what its command had started is found by the mark of its namespace.
-func TestKillAllFindsWhatAKilledExecLeft(t *testing.T) {
-	data, pod := t.TempDir(), types.UID("uid-left")
-	volume := podOf(t, data, pod)
-	exec := osexec.Command("/proc/self/exe", "-test.run=^TestExecThatIsKilled$")
+// killable starts `berth exec` as a process of its own, whose command leaves a session of its own behind, and returns it with that
+// session's process.
+func killable(t *testing.T, data, volume string, user bool) (exec *osexec.Cmd, left string) {
+	t.Helper()
+	exec = osexec.Command("/proc/self/exe", "-test.run=^TestExecThatIsKilled$")
 	exec.Env = append(os.Environ(), "BERTH_TEST_DATA="+data, "BERTH_TEST_VOLUME="+volume)
+	if user {
+		exec.Env = append(exec.Env, "BERTH_TEST_USER=1")
+	}
 	if err := exec.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = exec.Process.Kill(); _ = exec.Wait() })
 	started(t, filepath.Join(volume, "started"))
-	_ = exec.Process.Kill()
-	_ = exec.Wait()
 	text, err := os.ReadFile(filepath.Join(volume, "started"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	left := filepath.Join("/proc", strings.TrimSpace(string(text)))
+	left = filepath.Join("/proc", strings.TrimSpace(string(text)))
+	if _, err := os.Stat(left); err != nil {
+		t.Fatal(err)
+	}
+	return exec, left
+}
+
+// ended waits until a process has ended.
+func ended(t *testing.T, proc string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		state, err := os.ReadFile(filepath.Join(proc, "stat"))
+		if err != nil || strings.Contains(string(state), ") Z ") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s still runs: %s", proc, state)
+		}
+	}
+}
+
+// `berth exec` itself is killed with -9: what its command had started ends with it, also what has left its session, or is
+// another user's, whom no death signal reaches.
+func TestAKilledExecLeavesNothing(t *testing.T) {
+	for name, user := range map[string]bool{"as root": false, "as the container's user": true} {
+		t.Run(name, func(t *testing.T) {
+			data := t.TempDir()
+			exec, left := killable(t, data, podOf(t, data, "uid-left"), user)
+			_ = exec.Process.Kill()
+			_ = exec.Wait()
+			ended(t, left)
+		})
+	}
+}
+
+// `berth exec` and its helper are killed with -9: what its command had started is found by the mark of its namespace.
+func TestKillAllFindsWhatAKilledExecLeft(t *testing.T) {
+	data, pod := t.TempDir(), types.UID("uid-left")
+	exec, left := killable(t, data, podOf(t, data, pod), false)
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", exec.Process.Pid, exec.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", exec.Process.Pid))
+	for _, file := range tasks {
+		if text, err := os.ReadFile(file); err == nil {
+			children = append(children, text...)
+		}
+	}
+	helpers := strings.Fields(string(children))
+	if len(helpers) == 0 {
+		t.Fatal("no helper")
+	}
+	helper, err := strconv.Atoi(helpers[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Kill(helper, unix.SIGSTOP) // so that it cannot see the first death
+	_ = exec.Process.Kill()
+	_ = exec.Wait()
+	_ = unix.Kill(helper, unix.SIGKILL)
 	if _, err := os.Stat(left); err != nil {
 		t.Fatalf("nothing was left to be found: %v", err)
 	}
 	if err := KillAll(data, pod); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		state, err := os.ReadFile(filepath.Join(left, "stat"))
-		if err != nil || strings.Contains(string(state), ") Z ") {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("it still runs")
-		}
-	}
+	ended(t, left)
 	s := Spec{RunDir: runDir(data, pod), DataDir: data}
 	if _, code, err := run(t, s, "true"); !(err != nil && strings.Contains(err.Error(), "being unmounted")) || code != ExitSetup {
 		t.Errorf("a command began after KillAll: code %d, %v", code, err)
@@ -320,13 +376,20 @@ func TestKillAllFindsWhatAKilledExecLeft(t *testing.T) {
 	}
 }
 
-// TestExecThatIsKilled is the `berth exec` of the test above.
+// TestExecThatIsKilled is the `berth exec` of the tests above.
 func TestExecThatIsKilled(t *testing.T) {
 	data, volume := os.Getenv("BERTH_TEST_DATA"), os.Getenv("BERTH_TEST_VOLUME")
 	if data == "" {
 		return
 	}
 	s := Spec{Mounts: []Mount{{Volume: "v", Source: volume, Target: "/bx"}}, RunDir: runDir(data, "uid-left"), DataDir: data}
+	if os.Getenv("BERTH_TEST_USER") != "" {
+		nobody := int64(65534)
+		s.User, s.Group, s.Groups = &nobody, &nobody, []int64{65534}
+		if err := os.Chmod(volume, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
 	_, _, _ = run(t, s, "setsid sh -c 'echo $$ >/bx/new; mv /bx/new /bx/started; exec sleep 600' >/dev/null 2>&1 </dev/null & sleep 600")
 }
 

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"syscall"
 	"time"
 )
@@ -31,8 +30,9 @@ type Stdio struct {
 }
 
 // Run runs argv as s describes and returns its exit code; 128+n when signal n ended it. An error means that the
-// command did not start; the code is then one of the Exit constants. What the command leaves running ends with it. When ctx ends, the command gets SIGTERM, and
-// SIGKILL ten seconds later. SIGINT and SIGQUIT are the command's, which shares the terminal.
+// command did not start; the code is then one of the Exit constants. What the command leaves running ends with it, and all of
+// it with this process, however that ends. When ctx ends, the command gets SIGTERM, and SIGKILL ten seconds later. SIGINT and
+// SIGQUIT are the command's, which shares the terminal.
 func Run(ctx context.Context, s Spec, argv []string, stdio Stdio) (int, error) {
 	if len(argv) == 0 {
 		return ExitSetup, errors.New("no command")
@@ -51,9 +51,10 @@ func Run(ctx context.Context, s Spec, argv []string, stdio Stdio) (int, error) {
 		return ExitSetup, err
 	}
 	defer orderR.Close()
+	defer orderW.Close() // it is open as long as this process lives: its end tells the helper (Main)
 	failR, failW, err := os.Pipe()
 	if err != nil {
-		return ExitSetup, errors.Join(err, orderW.Close())
+		return ExitSetup, err
 	}
 	defer failR.Close()
 
@@ -65,23 +66,18 @@ func Run(ctx context.Context, s Spec, argv []string, stdio Stdio) (int, error) {
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
 	// Unshareflags also makes every mount of the new namespace private, so nothing that is mounted there comes back.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-
-	// The death signal belongs to the thread that forks: it must live as long as the command.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	defer leaveTerminalSignals()()
 
 	if err := cmd.Start(); err != nil {
-		return ExitSetup, errors.Join(fmt.Errorf("new mount namespace: %w (root is needed)", err), orderW.Close(), failW.Close())
+		return ExitSetup, errors.Join(fmt.Errorf("new mount namespace: %w (root is needed)", err), failW.Close())
 	}
 	defer endNamespace(cmd.Process.Pid)()
 	failW.Close()
 	go func() { // a large order must not wait for a helper that is not reading yet
 		_, _ = orderW.Write(order)
-		orderW.Close()
 	}()
-	// The helper's end of the pipe closes when the command is executed; until then it carries what went wrong.
+	// The helper's end of the pipe closes when the command runs; until then it carries what went wrong.
 	text, _ := io.ReadAll(failR)
 	err = cmd.Wait()
 	if len(text) > 0 {

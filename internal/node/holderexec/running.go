@@ -6,7 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -179,13 +179,6 @@ func hasMark(pid int, source string) (marked, sees bool) {
 	return false, err == nil && root == "/"
 }
 
-func kill(pid int) error {
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return fmt.Errorf("kill %d: %w", pid, err)
-	}
-	return nil
-}
-
 // endNamespace remembers the mount namespace that was made for pid; end kills what is left there when the command has
 // ended. A process left behind would keep the volumes busy, with nothing in the machine's own namespace to show it.
 func endNamespace(pid int) (end func()) {
@@ -204,21 +197,87 @@ func endNamespace(pid int) (end func()) {
 	}
 }
 
-// killAllIn kills every process in the mount namespace.
-func killAllIn(namespace string) error {
-	processes, err := os.ReadDir("/proc")
+// endWithin bounds the wait for processes that were killed: one that hangs in the kernel cannot end.
+const endWithin = 2 * time.Second
+
+// endOthersHere kills every other process in this process's mount namespace.
+func endOthersHere() error {
+	own, err := os.Readlink("/proc/self/ns/mnt")
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, p := range processes {
-		other, err := strconv.Atoi(p.Name())
-		if err != nil {
-			continue
+	return killAllIn(own)
+}
+
+// killAllIn kills every process in the mount namespace, but for this one, and returns when they have ended. What they start
+// meanwhile is killed, too.
+func killAllIn(namespace string) error {
+	deadline := time.Now().Add(endWithin)
+	for {
+		processes, err := processesIn(namespace)
+		if err != nil || len(processes) == 0 {
+			return err
 		}
-		if ns, err := os.Readlink(filepath.Join("/proc", p.Name(), "ns/mnt")); err == nil && ns == namespace {
-			errs = append(errs, kill(other))
+		for _, p := range processes {
+			if e := unix.PidfdSendSignal(p.fd, unix.SIGKILL, nil, 0); e != nil && !errors.Is(e, unix.ESRCH) {
+				err = errors.Join(err, fmt.Errorf("kill %d: %w", p.pid, e))
+			}
+		}
+		for _, p := range processes {
+			err = errors.Join(err, p.ended(deadline))
+		}
+		if err != nil {
+			return err
 		}
 	}
-	return errors.Join(errs...)
+}
+
+// process is a process that cannot be taken for another one with its number.
+type process struct{ pid, fd int }
+
+// processesIn finds the processes in the mount namespace, without this one and those that have ended. Each is to be closed by ended.
+func processesIn(namespace string) ([]process, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var found []process
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		link := filepath.Join("/proc", e.Name(), "ns/mnt")
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		if ns, err := os.Readlink(link); err != nil || ns != namespace {
+			continue
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue // it has ended
+		}
+		if ns, err := os.Readlink(link); err != nil || ns != namespace {
+			unix.Close(fd)
+			continue
+		}
+		found = append(found, process{pid, fd})
+	}
+	return found, nil
+}
+
+// ended waits for the end of a process.
+func (p process) ended(deadline time.Time) error {
+	defer unix.Close(p.fd)
+	for {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return fmt.Errorf("process %d was killed and has not ended within %s", p.pid, endWithin)
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("wait for process %d: %w", p.pid, err)
+		}
+		if n > 0 {
+			return nil
+		}
+	}
 }
