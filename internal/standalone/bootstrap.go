@@ -83,7 +83,7 @@ func bootstrap(ctx context.Context, client kubernetes.Interface, a *applier, bar
 	return remember(ctx, client, cm, installedHash, hash)
 }
 
-// install applies the definitions first, then what uses them.
+// install applies the definitions first, then what uses them; the API serves what is defined when it returns.
 func install(ctx context.Context, a *applier, files map[string][]byte, first bool) error {
 	order := make([]string, 0, len(files))
 	for n := range files {
@@ -96,18 +96,24 @@ func install(ctx context.Context, a *applier, files map[string][]byte, first boo
 		return order[i] < order[k]
 	})
 	var definitions []*unstructured.Unstructured
+	served := func() error {
+		for _, d := range definitions {
+			if err := a.established(ctx, d); err != nil {
+				return err
+			}
+		}
+		definitions = nil
+		return nil
+	}
 	for _, n := range order {
 		objects, err := parseManifests(n, files[n])
 		if err != nil {
 			return err
 		}
 		if !isDefinition(n) {
-			for _, d := range definitions {
-				if err := a.established(ctx, d); err != nil {
-					return err
-				}
+			if err := served(); err != nil {
+				return err
 			}
-			definitions = nil
 		}
 		for _, u := range objects {
 			if n == "classes.yaml" {
@@ -126,7 +132,7 @@ func install(ctx context.Context, a *applier, files map[string][]byte, first boo
 			}
 		}
 	}
-	return nil
+	return served() // a bare instance has nothing but definitions
 }
 
 // isDefinition goes by the name that controller-gen gives: GROUP_PLURAL.yaml.
