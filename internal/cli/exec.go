@@ -24,7 +24,12 @@ func newExec(g *global) *cobra.Command {
 		Use:   "exec POD [-c CONTAINER] -- COMMAND [ARG ...]",
 		Short: "Run a command with a pod's volumes at their mountPaths",
 		Long: `Run a command with a pod's volumes at their mountPaths, in a mount namespace of its own: the host's files, the pod's
-volumes over them, nothing of it visible outside. The pod's own command is never run: a pod here only holds its volumes.`,
+volumes over them, nothing of it visible outside. The pod's own command is never run: a pod here only holds its volumes.
+
+The command runs as the container's user (root, where the pod names none) with the container's environment. A bare COMMAND is
+looked for in that environment's PATH, which the pod's author chose, among the host's files and the pod's volumes: give a whole path
+(/usr/bin/df) when running commands with the pods of people whom you do not trust. All that COMMAND starts ends with it, and with
+berth exec, however that ends.`,
 		Example: `  berth exec quickstart -- sh
   berth exec quickstart -- df -h /data
   berth exec -n shop db-0 -c app -- tar c /var/lib/db > backup.tar`,

@@ -41,6 +41,9 @@ type Options struct {
 	Metrics prometheus.Registerer
 	// Version of this program, for node.status.nodeInfo.
 	Version string
+	// AttachOnNode: the node attaches by itself, so the attach room must leave it alone
+	// (--enable-controller-attach-detach=false).
+	AttachOnNode bool
 }
 
 // Mounts is the part of mount.Manager that the agent uses.

@@ -195,7 +195,11 @@ func (n *nodeObject) describe(node *v1.Node) *v1.Node {
 	if node.Annotations == nil {
 		node.Annotations = map[string]string{}
 	}
-	node.Annotations[attachDetachAnnotation] = "true"
+	if n.opts.AttachOnNode {
+		delete(node.Annotations, attachDetachAnnotation)
+	} else {
+		node.Annotations[attachDetachAnnotation] = "true"
+	}
 	node.Annotations[keepsInUseAnnotation] = host.info.KubeletVersion
 	s := &node.Status
 	s.Capacity = keepEqual(s.Capacity, host.capacity)

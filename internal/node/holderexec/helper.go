@@ -91,9 +91,11 @@ func start() (*exec.Cmd, int, error) {
 	return cmd, 0, nil
 }
 
-// wait returns the command's exit code, 128+n when signal n ended it.
+// wait ends what the command has left running, and returns its exit code, 128+n when signal n ended it.
 func wait(cmd *exec.Cmd) int {
 	_ = cmd.Wait()
+	// Also when the command was killed by the end of Run's process: this must not exit before all the others have ended.
+	_ = endOthersHere()
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		return 128 + int(status.Signal())
 	}
