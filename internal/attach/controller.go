@@ -34,9 +34,9 @@ type Options struct {
 	Log       *slog.Logger
 	Metrics   prometheus.Registerer
 
-	// Workers of volumes; 16 when 0. A plugin that blocks (FlexVolume) holds one while it does.
+	// Workers of volumes; 16 when 0.
 	Workers int
-	// Timeout of one call of an attacher; 2 minutes when 0.
+	// Timeout of one call of an attacher; 2 minutes when 0. One that blocks (plugin.Blocking) has its own.
 	Timeout time.Duration
 	// ForceDetachAfter is how long a node that is not Ready is waited for before its volumes are taken away although
 	// they may be mounted; 6 minutes when 0, never when negative.
@@ -62,7 +62,11 @@ type Controller struct {
 	keyQueue  workqueue.TypedRateLimitingInterface[key]
 	nodeQueue workqueue.TypedRateLimitingInterface[types.NodeName]
 
-	mu sync.Mutex
+	// apart counts the calls of attachers that block, which no worker waits for.
+	apart sync.WaitGroup
+
+	mu   sync.Mutex
+	runs context.Context // Run's, once the state is rebuilt
 	worldState
 }
 
@@ -115,6 +119,11 @@ func New(o Options) (*Controller, error) {
 		}
 		c.synced = append(c.synced, h.informer.HasSynced)
 	}
+	for _, p := range o.Plugins.All() {
+		if n, ok := p.(plugin.DriverNotifier); ok && isFamily(p) {
+			n.NotifyDrivers(c.driverCame)
+		}
+	}
 	return c, nil
 }
 
@@ -147,6 +156,10 @@ func (c *Controller) Run(ctx context.Context) error {
 		return ctx.Err()
 	}
 	c.rebuild(ctx)
+	c.mu.Lock()
+	c.runs = ctx
+	c.mu.Unlock()
+	c.verify(ctx, "") // drivers that come later are asked when they do
 	var wg sync.WaitGroup
 	work(ctx, &wg, c.podQueue, 2, func(_ context.Context, k string) error { c.syncPod(k); return nil })
 	work(ctx, &wg, c.keyQueue, c.opts.Workers, c.sync)
@@ -157,6 +170,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	c.keyQueue.ShutDown()
 	c.nodeQueue.ShutDown()
 	wg.Wait()
+	c.apart.Wait()
 	return nil
 }
 
@@ -198,6 +212,7 @@ func (c *Controller) resync(ctx context.Context) {
 			c.keyQueue.Add(k)
 		}
 		c.mu.Unlock()
+		c.verify(ctx, "")
 	}
 }
 

@@ -30,6 +30,7 @@ type entry struct {
 	asked      bool // the attacher was asked to detach, and it is under way
 	unlisted   bool // volumesAttached was written without it by this process: what is known of the node was read since
 
+	busy        bool   // a call of an attacher that blocks is under way
 	step        string // what is under way or waited for, for Holders
 	since       time.Time
 	detachSince time.Time // zero while it is wanted

@@ -2,6 +2,8 @@ package attach
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+
+	"berth.io/berth/internal/plugin"
 )
 
 // metrics have upstream's names and labels.
@@ -42,7 +44,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, e := range m.c.entries {
 		name := "N/A"
 		if e.attacher != nil {
-			name = e.attacher.Name()
+			name = plugin.MemberOf(e.attacher, string(e.key.volume))
 			if e.volume != nil && e.volume.PV != nil && e.volume.PV.Spec.CSI != nil {
 				name += ":" + e.volume.PV.Spec.CSI.Driver
 			}

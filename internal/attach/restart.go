@@ -96,6 +96,12 @@ func (c *Controller) attacherOf(name v1.UniqueVolumeName) plugin.Attacher {
 	var best plugin.Attacher
 	for _, p := range c.opts.Plugins.All() {
 		a, ok := p.(plugin.Attacher)
+		if f, family := p.(plugin.Family); family && ok {
+			if _, own := f.Member(string(name)); own && best == nil {
+				best = a
+			}
+			continue
+		}
 		if ok && strings.HasPrefix(string(name), p.Name()+"/") && (best == nil || len(p.Name()) > len(best.Name())) {
 			best = a
 		}

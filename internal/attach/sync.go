@@ -16,7 +16,7 @@ import (
 func (c *Controller) sync(ctx context.Context, k key) error {
 	c.mu.Lock()
 	e := c.entries[k]
-	if e == nil {
+	if e == nil || e.busy { // the end of its call wakes it
 		c.mu.Unlock()
 		return nil
 	}
@@ -32,9 +32,9 @@ func (c *Controller) sync(ctx context.Context, k key) error {
 	}
 	switch next {
 	case doAttach:
-		return c.attach(ctx, e) // unlocks
+		return c.call(ctx, e, func(ctx context.Context) error { return c.attach(ctx, e) })
 	case doDetach:
-		return c.detach(ctx, e, forced) // unlocks
+		return c.call(ctx, e, func(ctx context.Context) error { return c.detach(ctx, e, forced) })
 	}
 	defer c.mu.Unlock()
 	switch next {
@@ -60,6 +60,38 @@ func (c *Controller) sync(ctx context.Context, k key) error {
 		c.hold(e, "write node.status.volumesAttached")
 	}
 	return nil
+}
+
+// call runs a step that asks the attacher; both it and the step are called locked and unlock. The step of an attacher that blocks
+// runs beside the workers, for as long as it takes; meanwhile the entry does nothing else.
+func (c *Controller) call(ctx context.Context, e *entry, step func(context.Context) error) error {
+	if _, blocks := e.attacher.(plugin.Blocking); !blocks {
+		return step(ctx)
+	}
+	e.busy = true
+	c.apart.Go(func() {
+		c.mu.Lock()
+		err := step(ctx)
+		c.mu.Lock()
+		e.busy = false
+		c.mu.Unlock()
+		if err != nil {
+			c.keyQueue.AddRateLimited(e.key)
+			return
+		}
+		c.keyQueue.Forget(e.key)
+		c.keyQueue.Add(e.key)
+	})
+	c.mu.Unlock()
+	return nil
+}
+
+// within bounds a call of an attacher that does not bound its own.
+func (c *Controller) within(ctx context.Context, a plugin.Attacher) (context.Context, context.CancelFunc) {
+	if _, blocks := a.(plugin.Blocking); blocks {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, c.opts.Timeout)
 }
 
 func (c *Controller) situation(e *entry) situation {
@@ -103,7 +135,7 @@ func (c *Controller) attach(ctx context.Context, e *entry) error {
 	attacher, volume := e.attacher, e.volume
 	c.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
+	ctx, cancel := c.within(ctx, attacher)
 	defer cancel()
 	got, err := attacher.Attach(ctx, volume, e.node)
 
@@ -138,7 +170,7 @@ func (c *Controller) detach(ctx context.Context, e *entry, forced string) error 
 	a := plugin.AttachedVolume{Name: e.key.volume, Node: e.node, DevicePath: e.devicePath, Volume: e.volume, Uncertain: e.actual == uncertain}
 	c.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
+	ctx, cancel := c.within(ctx, attacher)
 	defer cancel()
 	if forced == "" && !fresh && !asked {
 		used, err := c.usedNow(ctx, e.key)
@@ -199,6 +231,8 @@ func (c *Controller) detach(ctx context.Context, e *entry, forced string) error 
 // usedNow asks the API whether the node uses the volume; a node that is gone does not. What the API says is taken
 // over, so that the event that ends the use is news even when it has overtaken the answer.
 func (c *Controller) usedNow(ctx context.Context, k key) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
+	defer cancel()
 	live, err := c.opts.Client.CoreV1().Nodes().Get(ctx, string(k.node), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return false, nil

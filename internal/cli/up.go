@@ -5,12 +5,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth.io/berth/internal/plugin/flexvolume"
 	"berth.io/berth/internal/standalone"
 )
 
 func newUp(g *global) *cobra.Command {
 	var o standalone.Options
 	var level string
+	var attaches bool
 	c := &cobra.Command{
 		Use:   "up",
 		Short: "Start an instance on this machine and stay in the foreground",
@@ -33,6 +35,7 @@ Several instances run side by side, each with its own --data-dir.`,
 			if err != nil {
 				return err
 			}
+			o.AttachOnNode = !attaches
 			o.DataDir, o.Version, o.Out = string(d), Version, c.OutOrStdout()
 			if err := o.Validate(); err != nil {
 				return &exitError{exitUsage, err}
@@ -50,10 +53,16 @@ Several instances run side by side, each with its own --data-dir.`,
 	f.StringVar(&o.HTTP, "http-endpoint", "", "ADDR:PORT that serves /healthz, /readyz and /metrics (default: the control socket only)")
 	f.StringToStringVar(&o.CSIAddress, "csi-address", nil, "DRIVER=SOCKET: where the controller service of a driver is, when it is not on its node socket; repeatable")
 	f.StringVar(&o.SnapshotMetadata, "snapshot-metadata", "", "ADDR:PORT of the service that tells backup programs which blocks of a snapshot have changed, or off (default: a free port of 127.0.0.1)")
+	f.StringVar(&o.VolumePluginDir, "volume-plugin-dir", flexvolume.DefaultDir, "directory of the FlexVolume drivers, as a kubelet's; watched, so that drivers come and go at run time")
+	f.DurationVar(&o.FlexVolume.Call, "flexvolume-timeout", flexvolume.DefaultLimits.Call, "how long a call of a FlexVolume driver may take before it is killed")
+	f.DurationVar(&o.FlexVolume.Attach, "flexvolume-attach-timeout", flexvolume.DefaultLimits.Attach, "the same for attach, waitforattach and mountdevice")
+	f.DurationVar(&o.FlexVolume.Init, "flexvolume-init-timeout", flexvolume.DefaultLimits.Init, "the same for init")
+	f.BoolVar(&attaches, "enable-controller-attach-detach", true, "the attach/detach controller attaches volumes; with false this node does it by itself")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error; logs are in log/ of the data directory")
 	f.BoolVar(&o.Bare, "bare", false, "no pool and no driver of our own: for `berth try`, which brings a driver")
 	_ = f.MarkHidden("bare")
 	pluginFlags(c, &o)
+	_ = c.MarkFlagDirname("volume-plugin-dir")
 	_ = c.MarkFlagFilename("apply", "yaml", "yml", "json")
 	_ = c.RegisterFlagCompletionFunc("controllers", cobra.FixedCompletions([]string{standalone.ControllersBerth, standalone.ControllersUpstream}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"berth.io/berth/internal/plugin"
 )
 
 // metrics have the kubelet's names.
@@ -56,6 +58,11 @@ func (s *metrics) observe(v *volume, operation string, begun time.Time, err erro
 
 // fullPluginName is "kubernetes.io/csi:<driver>" for drivers (upstream GetFullQualifiedPluginNameForVolume).
 func fullPluginName(v *volume) string {
+	if f, ok := v.plugin.(plugin.Family); ok {
+		if driver, ok := f.Member(v.lane); ok {
+			return driver
+		}
+	}
 	if name := v.plugin.Name(); v.lane != name {
 		return name + ":" + v.lane
 	}

@@ -141,8 +141,11 @@ func (m *Manager) unresolvable(e *podEntry, pv *podVolume, source *v1.Volume, er
 	if pv.use != nil {
 		return
 	}
-	var wait *waitError
-	if errors.As(err, &wait) {
+	wait, waits := &waitError{}, false
+	if waits = errors.As(err, &wait); !waits && errors.Is(err, plugin.ErrDriverStarting) {
+		wait, waits = &waitError{err.Error()}, true
+	}
+	if waits {
 		if pv.wait != wait.reason {
 			pv.wait, pv.err, pv.since = wait.reason, nil, time.Now()
 			m.traceWaiting(trace.Published, e.pod, claimName(e.pod, source), "", wait.reason)

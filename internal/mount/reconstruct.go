@@ -176,7 +176,7 @@ func (m *Manager) adoptAttached(ctx context.Context) {
 			}
 			v := m.volumes[at.Name]
 			if v == nil {
-				v = &volume{name: at.Name, plugin: mounter, uses: map[types.UID]*use{}, lane: p.Name()}
+				v = &volume{name: at.Name, plugin: mounter, uses: map[types.UID]*use{}, lane: plugin.MemberOf(p, string(at.Name))}
 				m.volumes[at.Name] = v
 			}
 			if at.Volume != nil {

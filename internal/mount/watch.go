@@ -132,6 +132,7 @@ func (m *Manager) csiNodeSeen(obj any, _ bool) {
 func (m *Manager) driverCame(driver string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.resolveWaiting() // what it can do may not have been known
 	for _, v := range m.volumes {
 		if v.lane == driver && v.unsettled() {
 			m.wake(v)

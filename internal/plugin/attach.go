@@ -25,6 +25,17 @@ type Attacher interface {
 	Attached(ctx context.Context) ([]AttachedVolume, error)
 }
 
+// Blocking is an Attacher whose Attach and Detach run to their end, each call-out under a deadline of its own. They are made beside
+// the workers of the attach room, so that a driver that hangs holds up only its own volumes.
+type Blocking interface{ Blocks() }
+
+// AttachVerifier is an Attacher that can be asked whether a volume still is where it was attached (FlexVolume's isattached).
+type AttachVerifier interface {
+	Attacher
+	// StillAttached changes nothing. An error means that it is not known.
+	StillAttached(ctx context.Context, v *Volume, node types.NodeName) (bool, error)
+}
+
 // Attachment is what Attach reports.
 type Attachment struct {
 	// Pending is empty when the volume is attached; otherwise the reason why it is not yet, for a user.

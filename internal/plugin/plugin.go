@@ -84,11 +84,18 @@ func (r *Registry) Find(v *Volume) (Plugin, error) {
 	return nil, &ErrNotServed{Volume: v.SpecName(), Type: SourceType(v)}
 }
 
-// ByName returns the plugin called name, for reconstruction from a directory on disk.
+// ByName returns the plugin called name, or the one of a Family's driver of that name, for reconstruction from a directory on disk.
 func (r *Registry) ByName(name string) (Plugin, bool) {
 	for _, p := range r.plugins {
 		if p.Name() == name {
 			return p, true
+		}
+	}
+	for _, p := range r.plugins {
+		if f, ok := p.(Family); ok {
+			if driver, ok := f.Member(name); ok && driver == name {
+				return f.Of(driver), true
+			}
 		}
 	}
 	return nil, false

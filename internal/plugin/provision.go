@@ -65,6 +65,11 @@ type ControllerExpander interface {
 	RequiresFSResize() bool
 }
 
+// ExpanderSource is a Plugin of which each volume may be grown in another way.
+type ExpanderSource interface {
+	ExpanderFor(pv *v1.PersistentVolume) (ControllerExpander, bool)
+}
+
 // Provisioner returns the plugin that provisions for classes whose provisioner is name. The error is for a user and
 // spelled as upstream's.
 func (r *Registry) Provisioner(name string) (Provisioner, error) {
@@ -116,6 +121,9 @@ func (r *Registry) ExpanderOf(pv *v1.PersistentVolume) (ControllerExpander, bool
 	p, ok := r.bySource(pv)
 	if !ok {
 		return nil, false
+	}
+	if s, ok := p.(ExpanderSource); ok {
+		return s.ExpanderFor(pv)
 	}
 	e, ok := p.(ControllerExpander)
 	return e, ok

@@ -18,6 +18,7 @@ import (
 	"berth.io/berth/internal/node/holderexec"
 	"berth.io/berth/internal/plugin"
 	"berth.io/berth/internal/plugin/csi"
+	"berth.io/berth/internal/plugin/flexvolume"
 	"berth.io/berth/internal/plugin/intree"
 	"berth.io/berth/internal/volume"
 )
@@ -128,7 +129,13 @@ func (d DataDir) teardownOffline(ctx context.Context) error {
 		return err
 	}
 	volumes := intree.New(intree.Options{DataDir: string(d), Log: log})
-	registry := plugin.NewRegistry(append([]plugin.Plugin{c}, volumes.Plugins()...)...)
+	flex := flexvolume.New(flexvolume.Options{Dir: d.volumePluginDir(), DataDir: string(d), Log: log})
+	if d.hasFlexVolumes() {
+		probing, stop := context.WithCancel(ctx)
+		defer stop()
+		flex.Probe(probing)
+	}
+	registry := plugin.NewRegistry(append([]plugin.Plugin{c, flex}, volumes.Plugins()...)...)
 	// A killed process may have left a filesystem frozen: once it is unmounted nobody can thaw it.
 	if err := pool.Thaw(d.Pools()); err != nil {
 		return err

@@ -37,6 +37,7 @@ import (
 	"berth.io/berth/internal/node/flexsocket"
 	"berth.io/berth/internal/plugin"
 	"berth.io/berth/internal/plugin/csi"
+	"berth.io/berth/internal/plugin/flexvolume"
 	"berth.io/berth/internal/plugin/intree"
 	"berth.io/berth/internal/provision"
 	"berth.io/berth/internal/retention"
@@ -67,6 +68,7 @@ type rooms struct {
 	plugins   *plugin.Registry
 	mount     *mount.Manager
 	volumes   *intree.Volumes
+	flexHost  *flexvolume.Plugin
 	agent     *node.Agent
 	named     *volume.Service
 	engines   *docker.Plugin           // nil where container engines are not served
@@ -150,7 +152,12 @@ func (r *rooms) makePlugins() error {
 	r.volumes = intree.New(intree.Options{Client: in.client, DataDir: string(in.dir), Log: in.log,
 		Allocatable: func() corev1.ResourceList { return node.Allocatable(string(in.dir)) },
 		OnChange:    func(pod types.UID, volume string) { r.mount.Refresh(pod, volume) }})
-	r.plugins = plugin.NewRegistry(append([]plugin.Plugin{c}, r.volumes.Plugins()...)...)
+	r.flexHost = flexvolume.New(flexvolume.Options{Client: in.client, Dir: in.VolumePluginDir, DataDir: string(in.dir), Node: in.NodeName, Limits: in.FlexVolume,
+		Events: r.recorder("kubelet"), Trace: r.journal, Log: in.log, Metrics: r.metrics})
+	if err := in.dir.noteVolumePluginDir(r.flexHost.Dir()); err != nil {
+		return err
+	}
+	r.plugins = plugin.NewRegistry(append([]plugin.Plugin{c, r.flexHost}, r.volumes.Plugins()...)...)
 	return nil
 }
 
@@ -161,7 +168,7 @@ func (r *rooms) makeControllers() (err error) {
 		return err
 	}
 	if r.mount, err = mount.New(mount.Options{Client: in.client, Informers: r.informers, Plugins: r.plugins, DataDir: string(in.dir), Node: in.NodeName,
-		AttachOnController: true, Events: r.recorder("kubelet"), Trace: r.journal, Log: in.log, Metrics: r.metrics,
+		AttachOnController: !in.AttachOnNode, Events: r.recorder("kubelet"), Trace: r.journal, Log: in.log, Metrics: r.metrics,
 		OnChange: func(pod types.UID) { r.agent.PodChanged(pod); r.named.PodChanged(pod) }}); err != nil {
 		return err
 	}
@@ -249,6 +256,7 @@ func (r *rooms) makeNode() (err error) {
 	r.agent, err = node.New(node.Options{
 		Client: in.client, Informers: r.informers, Mount: r.mount, Drivers: r.drivers, Volumes: r.volumes, OnDriver: r.onDriver,
 		DataDir: string(in.dir), Node: in.NodeName, Events: r.recorder("kubelet"), Trace: r.journal, Log: in.log, Metrics: r.metrics, Version: in.Version,
+		AttachOnNode: in.AttachOnNode,
 	})
 	return err
 }
@@ -321,6 +329,7 @@ func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
 	if r.metadata != nil {
 		run(ctx, &callers, "snapshot metadata", r.metadata.Run)
 	}
+	run(ctx, &callers, "flexvolume", r.flexHost.Run)
 	run(ctx, &callers, "mount", r.mount.Run)
 	run(ctx, &callers, "pod volumes", r.volumes.Run)
 	run(ctx, &callers, "node", r.agent.Run)

@@ -26,6 +26,9 @@ func (in *instance) holders() []why.Holder {
 			found = append(found, why.Holder{Volume: volume, Step: h.Step, Since: h.Since})
 		}
 	}
+	for _, c := range r.flexHost.Calls() {
+		found = append(found, why.Holder{Volume: c.Volume, Driver: c.Driver, Step: c.CallOut, Since: c.Since})
+	}
 	for _, h := range r.mount.Holders() {
 		volume := h.PV
 		if volume == "" {
@@ -45,7 +48,7 @@ func (in *instance) holders() []why.Holder {
 // status is what `berth status` prints.
 func (in *instance) status(ctx context.Context) (*why.Status, error) {
 	return why.Survey(ctx, why.StatusSources{
-		Client: in.client, Components: in.components(), Pools: in.pools(), Holders: in.holders(), Notes: in.notes(), Now: time.Now(),
+		Client: in.client, Components: in.components(), Pools: in.pools(), Holders: in.holders(), FlexVolumes: in.flexVolumes(), Notes: in.notes(), Now: time.Now(),
 	})
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"berth.io/berth/internal/apiserver"
 	"berth.io/berth/internal/flexvolume/block"
+	"berth.io/berth/internal/plugin/flexvolume"
 )
 
 // Who runs the volume controllers.
@@ -54,6 +55,11 @@ type Options struct {
 	// (volumes.go); PluginDir is where its socket is, empty: where Docker looks.
 	Plugin, PluginDir string
 	pluginOptional    bool // the default, which nobody asked for by name
+	// VolumePluginDir is where FlexVolume drivers are; empty: where a kubelet looks. FlexVolume bounds their call-outs.
+	VolumePluginDir string
+	FlexVolume      flexvolume.Limits
+	// AttachOnNode: the node attaches and detaches by itself, not the attach/detach controller.
+	AttachOnNode bool
 	// Bare leaves out the pool, our own driver and its classes: an instance for a driver that comes from outside. It
 	// needs no more rights than that driver's mounts do.
 	Bare bool
@@ -89,6 +95,14 @@ func (o *Options) Validate() error {
 	for name, socket := range o.CSIAddress {
 		if name == "" || !filepath.IsAbs(socket) {
 			return fmt.Errorf("--csi-address %s=%s: want DRIVER=SOCKET with an absolute path", name, socket)
+		}
+	}
+	if o.VolumePluginDir != "" && !filepath.IsAbs(o.VolumePluginDir) {
+		return fmt.Errorf("--volume-plugin-dir %q is not an absolute path", o.VolumePluginDir)
+	}
+	for flag, d := range map[string]time.Duration{"--flexvolume-timeout": o.FlexVolume.Call, "--flexvolume-attach-timeout": o.FlexVolume.Attach, "--flexvolume-init-timeout": o.FlexVolume.Init} {
+		if d < 0 {
+			return fmt.Errorf("%s %s: want a time above zero", flag, d)
 		}
 	}
 	if o.NodeName != "" && !validNodeName(o.NodeName) {

@@ -25,6 +25,8 @@ type StatusSources struct {
 	Components []Component
 	Pools      []Pool
 	Holders    []Holder
+	// FlexVolumes are the node's FlexVolume drivers, which the API knows nothing of.
+	FlexVolumes []FlexVolumeDriver
 	// Notes are passed on, such as that no instance answers.
 	Notes []string
 	// Now is the time of the question; zero is the time now.
@@ -58,6 +60,8 @@ type Status struct {
 	Nodes      []NodeStatus   `json:"nodes"`
 	Pools      []Pool         `json:"pools,omitempty"`
 	Drivers    []DriverStatus `json:"drivers"`
+	// FlexVolumes are the directories of the node's FlexVolume drivers.
+	FlexVolumes []FlexVolumeDriver `json:"flexVolumeDrivers,omitempty"`
 	// Counts by phase; pods on no node yet are Pending like in the API.
 	Volumes map[string]int `json:"volumes"`
 	Claims  map[string]int `json:"claims"`
@@ -121,7 +125,7 @@ func Survey(ctx context.Context, s StatusSources) (*Status, error) {
 	if s.Now.IsZero() {
 		s.Now = time.Now()
 	}
-	st := &Status{Asked: s.Now, Components: s.Components, Pools: s.Pools, Operations: s.Holders, Notes: s.Notes,
+	st := &Status{Asked: s.Now, Components: s.Components, Pools: s.Pools, Operations: s.Holders, FlexVolumes: s.FlexVolumes, Notes: s.Notes,
 		Volumes: map[string]int{}, Claims: map[string]int{}, Pods: map[string]int{}}
 	w := surveyor{Status: st, ctx: ctx, core: s.Client, drivers: map[string]*DriverStatus{}}
 	for _, look := range []func() error{w.nodes, w.csi, w.volumes, w.pods, w.claims, w.registrations} {
@@ -268,6 +272,9 @@ func (w *surveyor) volumes() error {
 		if pv.Spec.CSI != nil {
 			w.driver(pv.Spec.CSI.Driver).Volumes++
 		}
+		if pv.Spec.FlexVolume != nil {
+			w.flexVolume(pv.Spec.FlexVolume.Driver)
+		}
 		since := pv.CreationTimestamp.Time
 		if t := pv.Status.LastPhaseTransitionTime; t != nil {
 			since = t.Time
@@ -327,6 +334,11 @@ func (w *surveyor) pods() error {
 			continue
 		}
 		w.allPods = append(w.allPods, *p)
+		for _, v := range p.Spec.Volumes {
+			if v.FlexVolume != nil {
+				w.flexVolume(v.FlexVolume.Driver)
+			}
+		}
 		if p.Spec.NodeName != "" {
 			w.node(p.Spec.NodeName).Pods++
 		}

@@ -29,6 +29,9 @@ func (s *Status) WriteText(out io.Writer, o TextOptions) error {
 	for _, d := range s.Drivers {
 		t.row("driver", d.Name, p.readiness(len(d.Nodes) > 0 && d.Problem == ""), driverLine(&d), d.Problem)
 	}
+	for _, d := range s.FlexVolumes {
+		t.row("driver", d.Name, p.readiness(d.Loaded), d.line(), d.Problem)
+	}
 	t.flush()
 	p.printf("\nvolumes  %s\nclaims   %s, %s in use\npods     %s\n", phases(s.Volumes), phases(s.Claims), bytesOf(s.Requested), phases(s.Pods))
 	if len(s.Operations) > 0 {

@@ -31,9 +31,9 @@ const (
 // volume manager label and filesystem superblock.
 const probed = 4 << 20
 
-// formatAndMount mounts the device of the PersistentVolume with that UID, and makes a filesystem first when the device is
-// empty. A device on which no filesystem is recognised but that is not empty is refused: it holds somebody's data.
-func formatAndMount(ctx context.Context, pv types.UID, device, dir, fsType string, options []string) error {
+// FormatAndMount mounts the device of the volume with that UID at dir, <plugin>/mounts/<volume>, and makes a filesystem first when the
+// device is empty. A device on which no filesystem is recognised but that is not empty is refused: it holds somebody's data.
+func FormatAndMount(ctx context.Context, pv types.UID, device, dir, fsType string, options []string) error {
 	found, err := formatOf(ctx, device)
 	if err != nil {
 		return err
@@ -201,27 +201,30 @@ func (l *local) Expand(ctx context.Context, r plugin.ExpandRequest) error {
 	if err != nil || !device || r.Volume.Mode() == "Block" {
 		return err
 	}
-	path := r.Volume.PV.Spec.Local.Path
-	found, err := formatOf(ctx, path)
+	return GrowFilesystem(ctx, r.Volume.PV.Spec.Local.Path, l.globalDir(r.Volume.PV.Name))
+}
+
+// GrowFilesystem grows the filesystem on the device, which is mounted at dir, to the device's size.
+func GrowFilesystem(ctx context.Context, device, dir string) error {
+	found, err := formatOf(ctx, device)
 	if err != nil {
 		return err
 	}
-	dir := l.globalDir(r.Volume.PV.Name)
 	var program string
 	var args []string
 	switch found {
 	case "ext2", "ext3", "ext4":
-		program, args = "resize2fs", []string{path}
+		program, args = "resize2fs", []string{device}
 	case "xfs":
 		program, args = "xfs_growfs", []string{"-d", dir}
 	case "btrfs":
 		program, args = "btrfs", []string{"filesystem", "resize", "max", dir}
 	default:
-		return fmt.Errorf("grow %s: a filesystem of type %q can't be grown here: %w", path, found, plugin.ErrExpandInfeasible)
+		return fmt.Errorf("grow %s: a filesystem of type %q can't be grown here: %w", device, found, plugin.ErrExpandInfeasible)
 	}
 	return boundary.Do("intree/grow-filesystem", func() error {
 		if _, err := command.Run(ctx, growWithin, program, args...); err != nil {
-			return fmt.Errorf("grow the %s on %s: %w", found, path, err)
+			return fmt.Errorf("grow the %s on %s: %w", found, device, err)
 		}
 		return nil
 	})

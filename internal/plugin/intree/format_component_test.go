@@ -33,14 +33,14 @@ func TestAFailedFormatIsNotGoneOnWithOverData(t *testing.T) {
 	if err := os.MkdirAll(at, 0o750); err != nil {
 		t.Fatal(err)
 	}
-	if err := formatAndMount(t.Context(), "uid", device, at, "nosuchfs", nil); err == nil {
+	if err := FormatAndMount(t.Context(), "uid", device, at, "nosuchfs", nil); err == nil {
 		t.Fatal("formatted")
 	}
 	data := []byte("data of a program that has its own format")
 	if _, err := dev.WriteAt(data, 8192); err != nil {
 		t.Fatal(err)
 	}
-	if err := formatAndMount(t.Context(), "uid", device, at, "ext4", nil); err == nil {
+	if err := FormatAndMount(t.Context(), "uid", device, at, "ext4", nil); err == nil {
 		t.Error("formatted over data")
 	}
 	have := make([]byte, len(data))
@@ -92,7 +92,7 @@ func TestAnInterruptedFormat(t *testing.T) {
 			if _, err := dev.WriteAt(data, 1<<20); err != nil {
 				t.Fatal(err)
 			}
-			err = formatAndMount(t.Context(), c.uid, device, at, "ext4", nil)
+			err = FormatAndMount(t.Context(), c.uid, device, at, "ext4", nil)
 			if err == nil {
 				t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
 			}
@@ -134,7 +134,7 @@ func TestAnInterruptedFormatOfXFS(t *testing.T) {
 			}
 			defer dev.Close()
 			before := superblock(t, dev, c.unfinished)
-			err = formatAndMount(t.Context(), c.uid, device, at, "xfs", nil)
+			err = FormatAndMount(t.Context(), c.uid, device, at, "xfs", nil)
 			if err == nil {
 				t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
 			}
@@ -180,7 +180,7 @@ func TestFormatIsRefused(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := formatAndMount(ctx, "uid", device, at, "ext4", nil); !errors.Is(err, context.Canceled) {
+	if err := FormatAndMount(ctx, "uid", device, at, "ext4", nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 	dev, err := os.OpenFile(device, os.O_RDWR|os.O_SYNC, 0)
@@ -194,7 +194,7 @@ func TestFormatIsRefused(t *testing.T) {
 	if _, err := dev.WriteAt(table, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := formatAndMount(t.Context(), "uid", device, at, "ext4", nil); err == nil || !strings.Contains(err.Error(), "partition table") {
+	if err := FormatAndMount(t.Context(), "uid", device, at, "ext4", nil); err == nil || !strings.Contains(err.Error(), "partition table") {
 		t.Errorf("partitioned: %v", err)
 	}
 }

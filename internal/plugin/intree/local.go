@@ -95,7 +95,7 @@ func (l *local) Stage(ctx context.Context, r plugin.StageRequest) error {
 		return err
 	}
 	// Read-only is a property of each pod's bind mount: the next pod may want to write.
-	if err := formatAndMount(ctx, r.Volume.PV.UID, spec.Local.Path, dir, fsType, spec.MountOptions); err != nil {
+	if err := FormatAndMount(ctx, r.Volume.PV.UID, spec.Local.Path, dir, fsType, spec.MountOptions); err != nil {
 		return errors.Join(fmt.Errorf("local volume %s: %w", r.Volume.PV.Name, err), removal.EmptyDirs(dir))
 	}
 	return nil
