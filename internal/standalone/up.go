@@ -166,10 +166,11 @@ func Up(ctx context.Context, o Options) error {
 	if err := apiserver.AwaitFormer(ctx, dir.APIServer()); err != nil {
 		return err
 	}
-	listen, err := chooseListen(o.Listen, dir.Kubeconfig())
+	listen, letGoOfPort, err := chooseListen(o.Listen, dir.Kubeconfig())
 	if err != nil {
 		return err
 	}
+	defer letGoOfPort()
 	// FlexVolume executables that this instance or its upstream controllers call are its own, wherever they are installed.
 	if err := os.Setenv(block.EnvSocket, dir.FlexSocket()); err != nil {
 		return err
