@@ -11,6 +11,7 @@ import (
 
 	"berth.io/berth/internal/block/pool"
 	"berth.io/berth/internal/driver"
+	"berth.io/berth/internal/flexvolume/block"
 	"berth.io/berth/internal/mount"
 	"berth.io/berth/internal/plugin/csi"
 )
@@ -64,13 +65,16 @@ func (in *instance) orphans(ctx context.Context) ([]Orphan, error) {
 	return found, nil
 }
 
-// orphansOf names what is in a pool and in no PersistentVolume. A volume named after a claim that exists is being made, and one
+// orphansOf names what is in a pool and in no PersistentVolume, of CSI or of FlexVolume. A volume named after a claim that exists is being made, and one
 // named after an inline volume of a pod lives with the pod.
 func orphansOf(s pool.Survey, volumes []corev1.PersistentVolume, claims []corev1.PersistentVolumeClaim, pods []corev1.Pod) []Orphan {
 	wanted := map[string]bool{}
 	for _, v := range volumes {
 		if v.Spec.CSI != nil && v.Spec.CSI.Driver == blockDriver {
 			wanted[v.Spec.CSI.VolumeHandle] = true
+		}
+		if v.Spec.FlexVolume != nil { // whatever the vendor calls the driver, an id of ours is ours
+			wanted[v.Spec.FlexVolume.Options[block.OptionVolumeID]] = true
 		}
 	}
 	making := map[string]bool{}
@@ -81,6 +85,9 @@ func orphansOf(s pool.Survey, volumes []corev1.PersistentVolume, claims []corev1
 		for _, v := range p.Spec.Volumes {
 			if v.CSI != nil && v.CSI.Driver == blockDriver {
 				making[driver.InlineName(csi.InlineHandle(&p, v.Name))] = true
+			}
+			if v.FlexVolume != nil {
+				wanted[v.FlexVolume.Options[block.OptionVolumeID]] = true
 			}
 		}
 	}
