@@ -80,12 +80,13 @@ func run(ctx context.Context, timeout time.Duration, files []*os.File, stdout, s
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second // a grandchild may keep the pipe open
 	cmd.Stdout, cmd.Stderr = stdout, stderr
+	began := time.Now()
 	err = cmd.Run()
 	if err == nil {
 		return nil
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("%s: killed after %s: %w", program, timeout, ctx.Err())
+		return fmt.Errorf("%s: killed after %s: %w", program, time.Since(began).Round(time.Millisecond), ctx.Err())
 	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {

@@ -13,8 +13,13 @@ import (
 	"berth.io/berth/internal/host/mountpoint"
 )
 
-// forceAfter is how long the server of a share may take to answer to its unmount before the waiting requests are failed.
-const forceAfter = 20 * time.Second
+// Waits for the server of a share that is unmounted.
+const (
+	// silentAfter is how long it may take to answer a question before it counts as gone.
+	silentAfter = 20 * time.Second
+	// farewell is how long the kernel may take, once the mount is gone and nothing is left to write, to tell the server.
+	farewell = 5 * time.Second
+)
 
 // stacked bounds the mounts over each other at one directory that Unmount takes away.
 const stacked = 16
@@ -22,9 +27,9 @@ const stacked = 16
 // usersNamed bounds the processes that an error names.
 const usersNamed = 5
 
-// Unmount takes away what is mounted at the directory below root. Nothing mounted, or no such directory, is success. A share whose
-// server does not answer is given up after some time: what was written to it and not yet sent is lost, which the server's absence
-// had decided before. A mount in use is an error that names its users; it is never only hidden (MNT_DETACH).
+// Unmount takes away what is mounted at the directory below root. Nothing mounted, or no such directory, is success. A mount in
+// use is an error that names its users; it is never only hidden (MNT_DETACH). A share is written out first, for as long as its server
+// answers; one that is silent is given up: what was not sent is lost, as its absence had decided before.
 func Unmount(ctx context.Context, root, below string) error {
 	t, err := Open(root, below)
 	if gone(err) {
@@ -53,7 +58,7 @@ func Unmount(ctx context.Context, root, below string) error {
 		if err != nil || m == nil {
 			return err
 		}
-		if err := t.unmount(ctx); err != nil {
+		if err := t.unmount(ctx, m); err != nil {
 			return err
 		}
 		m, err = t.Mounted()
@@ -61,26 +66,111 @@ func Unmount(ctx context.Context, root, below string) error {
 	return fmt.Errorf("%s is mounted over itself more than %d times", t.path, stacked)
 }
 
-// unmount takes away the topmost mount. No link is followed: the parent is open, the last element is not followed.
-func (t *Target) unmount(ctx context.Context) error {
-	at := fmt.Sprintf("/proc/self/fd/%d/%s", t.parent.Fd(), t.name)
-	return boundary.Do("fsmount/unmount", func() error {
-		done := make(chan error, 1)
-		go func() { done <- unix.Unmount(at, unix.UMOUNT_NOFOLLOW) }()
-		timer := time.NewTimer(forceAfter)
-		defer timer.Stop()
-		for {
-			select {
-			case err := <-done:
-				return t.unmounted(err)
-			case <-timer.C:
-				// It fails the requests that the first call waits for, whatever it answers itself.
-				go func() { _ = unix.Unmount(at, unix.UMOUNT_NOFOLLOW|unix.MNT_FORCE) }()
-			case <-ctx.Done():
-				return fmt.Errorf("unmount %s: the kernel still waits for the server: %w", t.path, ctx.Err())
-			}
+// unmount takes away the topmost mount, m.
+func (t *Target) unmount(ctx context.Context, m *Mount) error {
+	if last, err := t.lastOfShare(m); err != nil {
+		return err
+	} else if last {
+		return t.unmountShare(ctx)
+	}
+	done := t.detach(0)
+	select {
+	case err := <-done:
+		return t.unmounted(err)
+	case <-ctx.Done():
+		return fmt.Errorf("unmount %s: the kernel still writes to it: %w", t.path, ctx.Err())
+	}
+}
+
+// lastOfShare says whether the kernel would say goodbye to a server: not while the same filesystem is mounted elsewhere, too.
+func (t *Target) lastOfShare(m *Mount) (bool, error) {
+	switch m.FSType {
+	case "nfs", "nfs4", "cifs", "smb3":
+		all, err := MountsOf(m.Major, m.Minor)
+		return len(all) < 2, err
+	}
+	return false, nil
+}
+
+// at is the directory by its open parent: no link is followed on the way, nor at its end with NOFOLLOW.
+func (t *Target) at() string { return fmt.Sprintf("/proc/self/fd/%d/%s", t.parent.Fd(), t.name) }
+
+// detach starts umount2(2), which nothing can call back.
+func (t *Target) detach(flags int) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		done <- boundary.Do("fsmount/unmount", func() error { return unix.Unmount(t.at(), unix.UMOUNT_NOFOLLOW|flags) })
+	}()
+	return done
+}
+
+// unmountShare: the kernel writes out and says goodbye to the server after the mount has left the table, and a process that ends then
+// would cut it short. So what is to be written is written before.
+func (t *Target) unmountShare(ctx context.Context) error {
+	answered, flushed := t.flush()
+	silent := time.NewTimer(silentAfter)
+	defer silent.Stop()
+	flags := 0
+	select {
+	case <-answered:
+		select {
+		case <-flushed:
+		case <-ctx.Done():
+			return fmt.Errorf("unmount %s: the server still takes what was written: %w", t.path, ctx.Err())
 		}
-	})
+	case <-silent.C:
+		flags = unix.MNT_FORCE // it fails the requests that wait for the server, ours too
+	case <-ctx.Done():
+		return fmt.Errorf("unmount %s: the server does not answer: %w", t.path, ctx.Err())
+	}
+	err := t.farewell(ctx, flags)
+	if flags == 0 || !errors.Is(err, unix.EBUSY) {
+		return t.unmounted(err)
+	}
+	select {
+	case <-flushed: // our own question held it
+	case <-time.After(farewell):
+	case <-ctx.Done():
+	}
+	return t.unmounted(t.farewell(ctx, flags))
+}
+
+// farewell unmounts. Success is that the mount is gone from the table.
+func (t *Target) farewell(ctx context.Context, flags int) error {
+	done := t.detach(flags)
+	timer := time.NewTimer(farewell)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	m, err := t.Mounted()
+	if err == nil && m != nil {
+		err = errors.New("the kernel still waits for the server")
+	}
+	return err
+}
+
+// flush asks the server something, then writes out what it has not got yet. flushed is closed after answered, also where either failed:
+// the unmount tells more.
+func (t *Target) flush() (answered, flushed <-chan struct{}) {
+	a, f := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(f)
+		fd, err := unix.Open(t.at(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			close(a)
+			return
+		}
+		defer unix.Close(fd)
+		var st unix.Statfs_t
+		_ = unix.Fstatfs(fd, &st)
+		close(a)
+		_ = unix.Syncfs(fd)
+	}()
+	return a, f
 }
 
 func (t *Target) unmounted(err error) error {
