@@ -22,6 +22,7 @@ import (
 
 	"berth.io/berth/internal/apiserver"
 	"berth.io/berth/internal/flexvolume/block"
+	"berth.io/berth/internal/node"
 	"berth.io/berth/internal/plugin/flexvolume"
 )
 
@@ -255,7 +256,12 @@ func (in *instance) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	stale := make(chan error, 1)
+	go func() { stale <- node.UnreadyStale(ctx, in.client, in.NodeName, string(in.dir)) }()
 	installed, err := bootstrap(ctx, in.client, applier, in.Bare)
+	if err := <-stale; err != nil { // the node agent finds out a little later
+		in.log.Warn("the status of pods whose volumes are not mounted", "error", err)
+	}
 	if err != nil {
 		return fmt.Errorf("set up the API: %w", err)
 	}

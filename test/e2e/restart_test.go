@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"berth.io/berth/test/instance"
 )
@@ -207,4 +208,50 @@ func TestUpOutlivesItsReader(t *testing.T) {
 		return
 	}
 	os.RemoveAll(dir)
+}
+
+// After `berth down` nothing is mounted. From the moment that the next start says "ready", a pod that says Ready has its volumes: what
+// somebody writes to its path goes into the volume, and not beside it.
+func TestReadyPodsHaveTheirVolumesAfterAStart(t *testing.T) {
+	const pods = 12
+	in := own(t)
+	s := tellOn(t, in)
+	manifest := ""
+	for i := range pods {
+		n := strconv.Itoa(i)
+		manifest += claimYAML("data-"+n, "32Mi") + podYAML("app-"+n, "data-"+n)
+	}
+	s.apply(manifest)
+	at := map[string]string{}
+	for i := range pods {
+		name := "app-" + strconv.Itoa(i)
+		for _, path := range paths(s, s.ready(name)) {
+			if strings.Contains(path, "kubernetes.io~csi") {
+				at[name] = path
+			}
+		}
+	}
+	if err := in.Down(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.client.CoreV1().Pods(s.ns).List(s.ctx, metav1.ListOptions{}) // before the mounts are read: those only become more
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range list.Items {
+		p := &list.Items[i]
+		if !isReady(p) {
+			continue
+		}
+		if mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(at[p.Name])); err != nil || len(mounts) == 0 {
+			t.Errorf("pod %s is Ready, and nothing is mounted at %s (%v)", p.Name, at[p.Name], err)
+		}
+	}
+	for name := range at {
+		s.ready(name)
+		mountAt(s, at[name])
+	}
 }

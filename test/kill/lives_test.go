@@ -84,6 +84,7 @@ var home = map[string]string{
 	"mount/unmount":                     "offline",
 	"node/delete-stale-csinode":         "odd",
 	"node/renew-lease":                  "offline",
+	"node/unready-stale-pod":            "reboot",
 	"node/write-node":                   "odd",
 	"pool/allocate-growth":              "raised limit",
 	"pool/claim-device":                 "device",
