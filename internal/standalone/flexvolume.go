@@ -1,7 +1,6 @@
 package standalone
 
 import (
-	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -43,8 +42,8 @@ func (d DataDir) hasFlexVolumes() bool {
 	if entries, err := os.ReadDir(d.join("plugins", flexvolume.PluginName)); err == nil && len(entries) > 0 {
 		return true
 	}
-	records, err := filepath.Glob(d.join("pods", "*", "plugins", "*~*", "*.json"))
-	return err == nil && len(records) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist)
+	records, err := fs.Glob(os.DirFS(d.join("pods")), "*/plugins/*~*/*.json")
+	return err != nil || len(records) > 0
 }
 
 // flexVolumes are the FlexVolume drivers for `berth status`.

@@ -133,10 +133,7 @@ func (p *Plugin) Detach(ctx context.Context, a plugin.AttachedVolume, node types
 
 // Attached lists what was noted to be attached, or to be on its way; nil when nothing was.
 func (p *Plugin) Attached(context.Context) ([]plugin.AttachedVolume, error) {
-	files, err := filepath.Glob(filepath.Join(p.paths.plugin(), "*", "*", "attached", "*", "*"+recordSuffix))
-	if err != nil {
-		return nil, err
-	}
+	files := p.paths.glob("*/*/attached/*/*" + recordSuffix)
 	var found []plugin.AttachedVolume
 	var errs []error
 	for _, f := range files {

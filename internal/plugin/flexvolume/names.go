@@ -3,6 +3,8 @@ package flexvolume
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -105,6 +107,15 @@ func specNameOf(key string) string {
 type paths struct{ root string }
 
 func (p paths) plugin() string { return filepath.Join(p.root, "plugins", PluginName) }
+
+// glob finds what is below the plugin's directory; the data directory's own name is no pattern.
+func (p paths) glob(pattern string) []string {
+	found, _ := fs.Glob(os.DirFS(p.plugin()), pattern) // the patterns are constants
+	for i := range found {
+		found[i] = filepath.Join(p.plugin(), found[i])
+	}
+	return found
+}
 
 func (p paths) driver(name string) string { return filepath.Join(p.plugin(), name) }
 

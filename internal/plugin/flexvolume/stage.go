@@ -228,8 +228,7 @@ func (p *Plugin) StagedVolumes() ([]plugin.Reconstructed, error) {
 	var found []plugin.Reconstructed
 	var errs []error
 	seen := map[string]bool{}
-	records, _ := filepath.Glob(filepath.Join(p.paths.plugin(), "*", "*", "staged", "*"+recordSuffix))
-	dirs, _ := filepath.Glob(filepath.Join(p.paths.plugin(), "*", "*", "mounts", "*"))
+	records, dirs := p.paths.glob("*/*/staged/*"+recordSuffix), p.paths.glob("*/*/mounts/*")
 	for _, f := range append(records, dirs...) {
 		k := strings.TrimSuffix(filepath.Base(f), recordSuffix)
 		if filepath.Base(filepath.Dir(f)) == "mounts" {
