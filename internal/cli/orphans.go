@@ -14,10 +14,10 @@ func newOrphans(g *global) *cobra.Command {
 	var out *format
 	c := &cobra.Command{
 		Use:   "orphans",
-		Short: "List volumes, loop devices, mounts and attachments that belong to nobody",
-		Long: `List what belongs to nobody: volumes that no PersistentVolume names, loop devices without a volume, mounts and
-directories of pods that are gone, attachments of volumes that are gone. On a healthy instance there are none. Nothing
-is removed.`,
+		Short: "List volumes, snapshots, loop devices, mounts and attachments that belong to nobody",
+		Long: `List what belongs to nobody: volumes that no PersistentVolume names, snapshots that no VolumeSnapshotContent names and
+contents whose snapshot is gone, loop devices without a volume, mounts and directories of pods that are gone, attachments of
+volumes that are gone. On a healthy instance there are none. Nothing is removed.`,
 		Example: `  berth orphans
   berth orphans -o json`,
 		Args: noArgs,

@@ -46,6 +46,11 @@ func (in *instance) orphans(ctx context.Context) ([]Orphan, error) {
 	for _, s := range surveys {
 		found = append(found, orphansOf(s, volumes.Items, claims.Items, pods.Items)...)
 	}
+	snapshots, err := in.snapshotOrphans(ctx, surveys)
+	if err != nil {
+		return nil, err
+	}
+	found = append(found, snapshots...)
 	attachments, err := in.danglingAttachments(ctx, volumes.Items)
 	if err != nil {
 		return nil, err
