@@ -43,10 +43,10 @@ const grace = 3 * time.Second
 // Main runs the call-out of this process's arguments, prints the answer, and returns the exit code: 0 for Success, else 1.
 // drivers is the table: the name that argv[0] ends in, and what makes that driver.
 func Main(drivers map[string]func() Driver, version string) int {
-	debug.SetGCPercent(-1) // one call's garbage is small
-	args := take(os.Args)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGALRM, syscall.SIGUSR1, syscall.SIGUSR2)
+	args := take(os.Args)
+	debug.SetGCPercent(-1) // one call's garbage is small
 	return answer(os.Stdout, serve(args, drivers, version, signals))
 }
 

@@ -188,13 +188,7 @@ func (d *Device) Bind(ctx context.Context, source *Target, readOnly bool, root, 
 
 func (d *Device) same(readOnly bool) func(*Mount) error {
 	return func(m *Mount) error {
-		// btrfs has a number of its own for each subvolume, and tells the device as the source.
-		same := m.Major == d.Major && m.Minor == d.Minor
-		if !same && m.FSType == filesystem.Btrfs {
-			var st unix.Stat_t
-			same = unix.Stat(m.Source, &st) == nil && int(unix.Major(st.Rdev)) == d.Major && int(unix.Minor(st.Rdev)) == d.Minor
-		}
-		if !same {
+		if !m.of(d.Major, d.Minor) {
 			return occupied(m, d.Path)
 		}
 		return sameAccess(m, readOnly)

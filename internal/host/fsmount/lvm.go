@@ -102,6 +102,10 @@ func (v LogicalVolume) Mapping() string {
 // DevicePath is where its device is while it is active.
 func (v LogicalVolume) DevicePath() string { return filepath.Join("/dev", v.group, v.name) }
 
+// uuidLength is that of a logical volume's device in device-mapper: LVM-, the group's id, the volume's. A pool's, or a part's of another
+// volume, is longer (lib/activate/dev_manager.c, dm_build_dm_uuid with a layer).
+const uuidLength = len("LVM-") + 32 + 32
+
 // Device answers the path of its device, if it is active. It asks /dev and /sys alone, in microseconds. A path that is there and
 // belongs to another device is none of it: `mapper` would be a fine name for a group.
 func (v LogicalVolume) Device() (string, bool) {
@@ -113,7 +117,8 @@ func (v LogicalVolume) Device() (string, bool) {
 		dm := fmt.Sprintf("/sys/dev/block/%d:%d/dm/", unix.Major(st.Rdev), unix.Minor(st.Rdev))
 		name, err1 := os.ReadFile(dm + "name")
 		uuid, err2 := os.ReadFile(dm + "uuid")
-		if err1 == nil && err2 == nil && strings.TrimSpace(string(name)) == v.Mapping() && strings.HasPrefix(string(uuid), "LVM-") {
+		if err1 == nil && err2 == nil && strings.TrimSpace(string(name)) == v.Mapping() &&
+			strings.HasPrefix(string(uuid), "LVM-") && len(strings.TrimSpace(string(uuid))) == uuidLength {
 			return path, true
 		}
 	}

@@ -122,9 +122,19 @@ func (t *Target) Mounted() (*Mount, error) {
 	return &all[len(all)-1], nil
 }
 
-// MountsOf answers the mounts of a block device.
+// MountsOf answers the mounts of a block device, or of a filesystem without one by the number that the mount table gives it.
 func MountsOf(major, minor int) ([]Mount, error) {
-	return mounts(func(m *Mount) bool { return m.Major == major && m.Minor == minor })
+	return mounts(func(m *Mount) bool { return m.of(major, minor) })
+}
+
+// of says whether it is a mount of the device. btrfs has a number of its own, and tells the device as the source.
+func (m *Mount) of(major, minor int) bool {
+	if m.Major == major && m.Minor == minor {
+		return true
+	}
+	var st unix.Stat_t
+	return m.FSType == "btrfs" && unix.Stat(m.Source, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK &&
+		int(unix.Major(st.Rdev)) == major && int(unix.Minor(st.Rdev)) == minor
 }
 
 func mounts(keep func(*Mount) bool) (kept []Mount, err error) {
