@@ -17,8 +17,8 @@ import (
 )
 
 // EnvSocket names the agent's socket for an executable whose caller is an instance of Berth: several stand side by side on a
-// machine, and each means itself.
-const EnvSocket = "BERTH_FLEXVOLUME_SOCKET"
+// machine, and each means itself. What begins with BERTH_ is kept from drivers.
+const EnvSocket = "FLEXVOLUME_BERTH_SOCKET"
 
 // SocketFile lies beside an installed executable and holds the path of the agent's socket. A kubelet gives its drivers no
 // environment of their own. Kubelets leave names with a dot alone.
