@@ -54,7 +54,7 @@ func (r *role) newExpansion() (*expansion, error) {
 }
 
 // retrySlowly is how long the libraries wait after an error that says "never" (InvalidArgument and the like). Upstream has
-// 5 minutes; but external-resizer takes a conflict of its own write for such an error, too, and nothing wakes the claim then.
+// 5 minutes; it is the longest wait of a user whose driver has changed its mind, of which nobody tells.
 const retrySlowly = 20 * time.Second
 
 func (x *expansion) run(ctx context.Context, workers int, wg *sync.WaitGroup) {

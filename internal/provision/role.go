@@ -230,8 +230,8 @@ func (r *role) newProvision(ctx context.Context, wg *sync.WaitGroup) *libprov.Pr
 		libprov.RetryIntervalMax(retrySlowly),
 		libprov.CreateProvisionedPVLimiter(retries()),
 		libprov.MetricsInstance(m.metrics.lib),
-		libprov.ClaimsInformer(scoped{f.Core().V1().PersistentVolumeClaims().Informer(), r.scope, r.scope.ownClaim, func(h cache.ResourceEventHandler) { r.claims = h }}),
-		libprov.VolumesInformer(scoped{f.Core().V1().PersistentVolumes().Informer(), r.scope, r.scope.ownVolume, func(h cache.ResourceEventHandler) { r.volumes = h }}),
+		libprov.ClaimsInformer(capturing(r.scope, f.Core().V1().PersistentVolumeClaims(), r.scope.ownClaim, func(h cache.ResourceEventHandler) { r.claims = h }).Informer()),
+		libprov.VolumesInformer(capturing(r.scope, f.Core().V1().PersistentVolumes(), r.scope.ownVolume, func(h cache.ResourceEventHandler) { r.volumes = h }).Informer()),
 		libprov.ClassesInformer(f.Storage().V1().StorageClasses().Informer()),
 	)
 	c.ControllerWaitGroup(wg)

@@ -68,6 +68,15 @@ type scoped struct {
 	// captured receives the handler that the library registers. Calling it is how this room wakes a library's
 	// queue, which is private, for a reason that is no event of that informer.
 	captured func(cache.ResourceEventHandler)
+	// store is what a library that writes into the informer's store is given in its place; nil: the informer's.
+	store cache.Store
+}
+
+func (i scoped) GetStore() cache.Store {
+	if i.store != nil {
+		return i.store
+	}
+	return i.SharedIndexInformer.GetStore()
 }
 
 func (i scoped) AddEventHandler(h cache.ResourceEventHandler) (cache.ResourceEventHandlerRegistration, error) {
@@ -180,6 +189,12 @@ func capturing[L any](s *scope, i typed[L], keep func(any) bool, captured func(c
 	return v
 }
 
+// noting is for a library that notes its own writes in the informer's store.
+func noting[L any](v view[L]) view[L] {
+	v.scoped.store = newAhead(v.scoped.SharedIndexInformer.GetStore())
+	return v
+}
+
 // factory is the shared factory for the libraries that take a whole one (resizer, modifier).
 type factory struct {
 	informers.SharedInformerFactory
@@ -207,11 +222,11 @@ type coreV1 struct {
 }
 
 func (g coreV1) PersistentVolumeClaims() corev1informers.PersistentVolumeClaimInformer {
-	return capturing(g.f.scope, g.Interface.PersistentVolumeClaims(), g.f.scope.maybeOwnClaim, g.f.claims)
+	return noting(capturing(g.f.scope, g.Interface.PersistentVolumeClaims(), g.f.scope.maybeOwnClaim, g.f.claims))
 }
 
 func (g coreV1) PersistentVolumes() corev1informers.PersistentVolumeInformer {
-	return through(g.f.scope, g.Interface.PersistentVolumes(), g.f.scope.ownVolume)
+	return noting(through(g.f.scope, g.Interface.PersistentVolumes(), g.f.scope.ownVolume))
 }
 
 func (g coreV1) Pods() corev1informers.PodInformer {
