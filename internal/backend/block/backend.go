@@ -151,7 +151,7 @@ func (b *Backend) Create(ctx context.Context, r backend.CreateRequest) (backend.
 			if err != nil {
 				return backend.Volume{}, err
 			}
-			spec.Quiesced = func(copy func() error) error { return b.quiesced(ctx, []held{{v, source}}, copy) }
+			spec.Quiesced = func(c pool.Copying) error { return b.quiesced(ctx, []held{{v, source}}, c) }
 		}
 	}
 	v, err := b.o.Pool.Create(spec)

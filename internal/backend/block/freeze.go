@@ -38,10 +38,10 @@ type held struct {
 	h *hold.Hold
 }
 
-// quiesced runs copy while nothing changes the volumes. Several that are in use must all be mounted: ErrCannotFreeze for an
+// quiesced makes the copy while nothing changes the volumes. Several that are in use must all be mounted: ErrCannotFreeze for an
 // attached block device, whose writes nothing holds back. The copy of one alone is of one instant all the same, because the
 // kernel copies a file in one step (FICLONE); what its user wrote and did not sync may be missing from it.
-func (b *Backend) quiesced(ctx context.Context, volumes []held, copy func() error) (err error) {
+func (b *Backend) quiesced(ctx context.Context, volumes []held, c pool.Copying) (err error) {
 	var all []*freezing
 	defer func() {
 		for _, f := range all {
@@ -57,11 +57,8 @@ func (b *Backend) quiesced(ctx context.Context, volumes []held, copy func() erro
 			all = append(all, f)
 		}
 	}
-	for _, f := range all { // most of the waiting is here, with writes going on
-		f.h.Step("syncing its filesystem before freezing it")
-		if err := b.sync(ctx, f); err != nil {
-			return fmt.Errorf("%w: volume %s: %w", backend.ErrCannotFreeze, f.v.ID, err)
-		}
+	if err := b.approach(ctx, all, c); err != nil {
+		return err
 	}
 	b.freezes.RLock()
 	defer b.freezes.RUnlock()
@@ -70,12 +67,15 @@ func (b *Backend) quiesced(ctx context.Context, volumes []held, copy func() erro
 	}
 	var frozen []*freezing
 	began := time.Now()
+	rest, copied := began, began
 	defer func() {
 		for _, f := range frozen {
 			err = errors.Join(err, b.thaw(f))
 		}
 		if len(frozen) > 0 {
 			b.pauses.Observe(time.Since(began).Seconds())
+			b.o.Log.Debug("volumes were frozen", slog.Int("volumes", len(frozen)), slog.Duration("freeze", rest.Sub(began)),
+				slog.Duration("copy", copied.Sub(rest)), slog.Duration("thaw", time.Since(copied)))
 		}
 	}()
 	for _, f := range all {
@@ -88,9 +88,13 @@ func (b *Backend) quiesced(ctx context.Context, volumes []held, copy func() erro
 	for _, one := range volumes {
 		one.h.Step("copying it")
 	}
-	if err := copy(); err != nil {
+	// A block device alone may be written. Everything else is frozen, or not in use.
+	still := len(all) > 0 || len(volumes) > 1
+	rest, copied = time.Now(), time.Now()
+	if err := c.Copy(still); err != nil {
 		return err
 	}
+	copied = time.Now()
 	for _, f := range frozen {
 		ours, late := f.state()
 		if late {
@@ -104,6 +108,38 @@ func (b *Backend) quiesced(ctx context.Context, volumes []held, copy func() erro
 		if ours, late := f.state(); err != nil || ours || late {
 			return errors.Join(fmt.Errorf("%w: volume %s: its filesystem was frozen by somebody else, who thawed it while it was copied", backend.ErrCannotFreeze, f.v.ID), err)
 		}
+	}
+	return nil
+}
+
+// While they come nearer, the filesystem is synced and the copy follows what is written. What is left then is for the freeze.
+const (
+	mostSyncs = 4
+	shortSync = 20 * time.Millisecond
+)
+
+// approach does all that can be done with writes going on.
+func (b *Backend) approach(ctx context.Context, all []*freezing, c pool.Copying) error {
+	var last time.Duration
+	for range mostSyncs {
+		for _, f := range all {
+			f.h.Step("sharing with the copy what is written meanwhile")
+		}
+		if err := c.Approach(); err != nil || len(all) == 0 {
+			return err
+		}
+		began := time.Now()
+		for _, f := range all {
+			f.h.Step("syncing its filesystem before freezing it")
+			if err := b.sync(ctx, f); err != nil {
+				return fmt.Errorf("%w: volume %s: %w", backend.ErrCannotFreeze, f.v.ID, err)
+			}
+		}
+		took := time.Since(began)
+		if took < shortSync || last > 0 && took > last/4*3 {
+			return nil
+		}
+		last = took
 	}
 	return nil
 }

@@ -94,7 +94,7 @@ func (b *Backend) take(ctx context.Context, group, name string, volumes []held, 
 	if err != nil {
 		return nil, translate(err)
 	}
-	err = b.quiesced(ctx, volumes, t.Copy)
+	err = b.quiesced(ctx, volumes, t)
 	if err == nil {
 		var taken []pool.Snapshot
 		if taken, err = t.Finish(); err == nil {

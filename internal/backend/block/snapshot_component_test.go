@@ -313,7 +313,7 @@ func TestOneNameForTwoVolumesAtOnce(t *testing.T) {
 		if busy := (*backend.BusyError)(nil); !errors.As(err, &busy) {
 			t.Errorf("the second, group %q: %v", group, err)
 		}
-		err = first.Copy()
+		err = first.Copy(true)
 		if err == nil {
 			_, err = first.Finish()
 		}
@@ -392,7 +392,7 @@ func TestCloseWaitsForTheThaw(t *testing.T) {
 	defer h.Release()
 	copying, goOn, closed, done := make(chan bool), make(chan bool), make(chan bool), make(chan error, 1)
 	go func() {
-		done <- s.quiesced(t.Context(), []held{{pv, h}}, func() error { close(copying); <-goOn; return nil })
+		done <- s.quiesced(t.Context(), []held{{pv, h}}, copyBy(func() error { close(copying); <-goOn; return nil }))
 	}()
 	<-copying
 	go func() { s.Close(); close(closed) }()
@@ -409,7 +409,7 @@ func TestCloseWaitsForTheThaw(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if err := s.quiesced(t.Context(), []held{{pv, h}}, func() error { return nil }); !errors.Is(err, backend.ErrCannotFreeze) {
+	if err := s.quiesced(t.Context(), []held{{pv, h}}, copyBy(func() error { return nil })); !errors.Is(err, backend.ErrCannotFreeze) {
 		t.Errorf("after the stop: %v", err)
 	}
 	write(t, filepath.Join(at, "x"), "thawed")
@@ -447,7 +447,7 @@ func TestThawedByItsUserMeanwhile(t *testing.T) {
 		if meanwhile {
 			copy = thaw
 		}
-		if err := s.quiesced(t.Context(), all, copy); errors.Is(err, backend.ErrCannotFreeze) != meanwhile {
+		if err := s.quiesced(t.Context(), all, copyBy(copy)); errors.Is(err, backend.ErrCannotFreeze) != meanwhile {
 			t.Errorf("thawed meanwhile: %v: %v", meanwhile, err)
 		}
 		if err := thaw(); err != nil {
@@ -458,6 +458,12 @@ func TestThawedByItsUserMeanwhile(t *testing.T) {
 		}
 	}
 }
+
+// copyBy is a copy that consists of the function.
+type copyBy func() error
+
+func (copyBy) Approach() error   { return nil }
+func (f copyBy) Copy(bool) error { return f() }
 
 func mustSnapshot(t *testing.T, s *served, id string) pool.Snapshot {
 	t.Helper()

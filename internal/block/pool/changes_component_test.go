@@ -189,7 +189,7 @@ func TestCopyAfterSharing(t *testing.T) {
 		t.Errorf("shared beforehand: %d MiB, %v", shared/mib, err)
 	}
 	change(t, rand.New(rand.NewPCG(1, 2)), disk, size, 150)
-	if err := take.Copy(); err != nil {
+	if err := take.Copy(true); err != nil {
 		t.Fatal(err)
 	}
 	want, err := os.ReadFile(p.Disk("v"))

@@ -18,7 +18,7 @@ func mustTake(t *testing.T, p *Pool, id, volume string) Snapshot {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := take.Copy(); err != nil {
+	if err := take.Copy(true); err != nil {
 		t.Fatal(err)
 	}
 	s, err := take.Finish()
@@ -114,7 +114,7 @@ func TestSnapshotsOutliveTheProcess(t *testing.T) {
 	os.WriteFile(filepath.Join(p.path(snapshotsName, "damaged"), describeSnapshotName), []byte("{"), 0o600)
 	take, err := p.Begin("g", "g", TakeRequest{"g-a", "g", "a"}, TakeRequest{"g-b", "g", "b"})
 	if err == nil {
-		err = take.Copy()
+		err = take.Copy(true)
 	}
 	if err == nil {
 		_, err = take.Finish()

@@ -44,7 +44,7 @@ type Spec struct {
 	Source  *Source
 	Content Content
 	// Quiesced runs the copying of the source while nothing changes it; nil when nobody writes to it.
-	Quiesced func(copy func() error) error
+	Quiesced func(Copying) error
 }
 
 // Create makes a volume, durably. ErrExists returns the volume that is there. ErrNoSpace and ErrTooLarge leave nothing
@@ -82,9 +82,9 @@ func (p *Pool) Create(s Spec) (Volume, error) {
 	return v, nil
 }
 
-func (p *Pool) make(v Volume, from string, quiesced func(copy func() error) error) error {
+func (p *Pool) make(v Volume, from string, quiesced func(Copying) error) error {
 	making := p.path(volumesName, makingPrefix+v.ID)
-	err := boundary.Do("pool/make-volume", func() error { return makeFiles(making, from, v, quiesced) })
+	err := boundary.Do("pool/make-volume", func() error { return p.makeFiles(making, from, v, quiesced) })
 	if err == nil {
 		// The name makes it a volume. The sync makes all of it durable (replaceFile says why).
 		err = boundary.Do("pool/name-volume", func() error {
@@ -120,7 +120,7 @@ func (p *Pool) sourceDisk(s Spec) (string, error) {
 	}
 }
 
-func makeFiles(dir, from string, v Volume, quiesced func(copy func() error) error) error {
+func (p *Pool) makeFiles(dir, from string, v Volume, quiesced func(Copying) error) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
@@ -135,15 +135,15 @@ func makeFiles(dir, from string, v Volume, quiesced func(copy func() error) erro
 			return err
 		}
 	} else {
-		c, err := newCopying(from, path)
+		c, err := p.newCopying(from, path)
 		if err != nil {
 			return err
 		}
 		defer c.close()
 		if quiesced == nil {
-			err = c.all()
-		} else if err = c.share(); err == nil {
-			err = quiesced(c.all)
+			err = c.all(false)
+		} else if err = c.share(p.o.Loops); err == nil {
+			err = quiesced(clone{c})
 		}
 		if err := errors.Join(err, c.to.Truncate(v.SizeBytes)); err != nil {
 			return err
@@ -151,6 +151,14 @@ func makeFiles(dir, from string, v Volume, quiesced func(copy func() error) erro
 	}
 	return describe(dir, describeName, v)
 }
+
+// clone is a volume that is made from another one, as Copying.
+//
+// boundary: held by the caller.
+type clone struct{ c *copying }
+
+func (c clone) Approach() error       { return c.c.approach() }
+func (c clone) Copy(still bool) error { return c.c.all(still) }
 
 // Get returns a volume, ErrNotFound, or ErrDamaged when there is one whose description cannot be read: it is not to be taken
 // for deleted.

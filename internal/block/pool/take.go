@@ -14,11 +14,12 @@ import (
 	"berth.io/berth/internal/boundary"
 )
 
-// A snapshot is taken in three steps, so that whoever holds the volumes' writes back does so for the second alone:
+// A snapshot is taken in steps, so that whoever holds the volumes' writes back does so for Copy alone:
 //
-//	Begin   reserves, makes the files, and shares with them what the volumes hold now
-//	Copy    makes them what the volumes hold at this moment
-//	Finish  writes the descriptions, makes all of it durable, and gives it its name
+//	Begin     reserves, makes the files, and shares with them what the volumes hold now
+//	Approach  shares what was written since, with writes going on; any number of times
+//	Copy      makes them what the volumes hold at this moment
+//	Finish    writes the descriptions, makes all of it durable, and gives it its name
 //
 // Until Finish has renamed the directory there is no snapshot; what is there is removed by Abandon, or at the next start.
 
@@ -88,12 +89,12 @@ func (t *Take) begin() error {
 					return err
 				}
 			}
-			c, err := newCopying(t.p.Disk(s.VolumeID), filepath.Join(t.directory(s), diskName))
+			c, err := t.p.newCopying(t.p.Disk(s.VolumeID), filepath.Join(t.directory(s), diskName))
 			if err != nil {
 				return err
 			}
 			t.copies = append(t.copies, c)
-			if err := c.share(); err != nil {
+			if err := c.share(t.p.o.Loops); err != nil {
 				return err
 			}
 		}
@@ -117,15 +118,27 @@ func (t *Take) reserve(s Snapshot, bytes int64) error {
 	return nil
 }
 
-// Copy makes the snapshots what the volumes hold now. It is short after a recent Begin.
-func (t *Take) Copy() error {
+// Approach implements Copying.
+func (t *Take) Approach() error {
+	return boundary.Do("pool/approach-snapshot", func() error {
+		for _, c := range t.copies {
+			if err := c.approach(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Copy implements Copying.
+func (t *Take) Copy(still bool) error {
 	t.group.Taken = time.Now().UTC()
 	for i := range t.taken {
 		t.taken[i].Taken = t.group.Taken
 	}
 	return boundary.Do("pool/copy-snapshot", func() error {
 		for _, c := range t.copies {
-			if err := c.all(); err != nil {
+			if err := c.all(still); err != nil {
 				return err
 			}
 		}
