@@ -73,7 +73,7 @@ func skipf(format string, args ...any) error { return errSkip{fmt.Sprintf(format
 // bench, not about the driver's faults.
 func run(ctx context.Context, o Options, work string, before former) (*Report, error) {
 	b := &bench{o: o, work: work, say: newTeller(o.Out, o.Color), refused: map[string]int{}, began: map[string]time.Duration{}, told: map[string]bool{},
-		report: &Report{Berth: o.Version, Began: time.Now()}, ledger: newLedger(filepath.Join(work, "ledger"))}
+		report: &Report{Berth: o.Version, Began: time.Now()}, ledger: newLedger(filepath.Join(work, ledgerName))}
 	whole, cancel := context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("the run took longer than --timeout %s", o.Timeout))
 	defer cancel()
 	steps, err := selectSteps(o.Only, o.Skip)
@@ -89,9 +89,8 @@ func run(ctx context.Context, o Options, work string, before former) (*Report, e
 	}
 	if !b.ownDrivers() {
 		b.ledger.begin(b.name)
-		for _, e := range before[b.name] {
-			b.ledger.add(entry{kind: e.Kind, id: e.ID})
-			b.former = append(b.former, entry{kind: e.Kind, id: e.ID})
+		if err := b.takeOver(before); err != nil {
+			return nil, err
 		}
 	}
 	if needInstance(steps) {

@@ -38,13 +38,13 @@ func (b *bench) cleanUp(ctx context.Context) {
 	for _, e := range b.ledger.left() {
 		switch {
 		case slices.ContainsFunc(b.former, e.is):
-			s.Notes = append(s.Notes, fmt.Sprintf("deleted %s %q, which a killed run had left", e.kind, e.id))
+			s.Notes = append(s.Notes, fmt.Sprintf("deleted %s, which a killed run had left", e))
 		case !interrupted:
 			s.Violations = append(s.Violations, spec.Violation{Rule: "driver/left-behind", Section: "Volume Lifecycle",
-				Text: fmt.Sprintf("%s %q was made and never deleted, after everything that Kubernetes knew was deleted", e.kind, e.id)})
+				Text: fmt.Sprintf("%s was made and never deleted, after everything that Kubernetes knew was deleted", e)})
 		}
 		if err := b.discard(ctx, e); err != nil {
-			s.Notes = append(s.Notes, fmt.Sprintf("%s %q stays in the driver: %v", e.kind, e.id, err))
+			s.Notes = append(s.Notes, fmt.Sprintf("%s stays in the driver: %v", e, err))
 		}
 	}
 	if id := b.listedAfterDelete(ctx); id != "" && !interrupted {

@@ -1,10 +1,11 @@
 package try
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -23,8 +24,17 @@ type ledger struct {
 }
 
 type entry struct {
-	kind, id string // "volume" | "snapshot" | "group"
-	members  []string
+	kind, id string   // "volume" | "snapshot" | "group"
+	members  []string // ids of a group's snapshots, without which it cannot be deleted
+}
+
+// String names an entry for a reader.
+func (e entry) String() string {
+	s := fmt.Sprintf("%s %q", e.kind, e.id)
+	if len(e.members) > 0 {
+		s += fmt.Sprintf(" (of snapshots %q)", e.members)
+	}
+	return s
 }
 
 // begin notes whose driver it is, where that is somebody else's process.
@@ -94,7 +104,7 @@ func (l *ledger) append(sign string, e entry) {
 		return
 	}
 	defer f.Close()
-	fmt.Fprintf(f, "%s %s %q\n", sign, e.kind, e.id)
+	fmt.Fprintln(f, line{sign, e})
 }
 
 // deleted says whether the bench had this volume and saw its deletion answered.
@@ -114,26 +124,71 @@ func (l *ledger) left() []entry {
 	return out
 }
 
+// line is one of the file: what happened ("=", "+" or "-"), and to what.
+type line struct {
+	sign string
+	entry
+}
+
+func (l line) String() string {
+	s := l.sign + " " + l.kind
+	for _, id := range append([]string{l.id}, l.members...) {
+		s += " " + strconv.Quote(id)
+	}
+	return s
+}
+
+// parseLine is the opposite of String.
+func parseLine(text string) (l line, ok bool) {
+	var rest string
+	if l.sign, rest, ok = strings.Cut(text, " "); !ok {
+		return l, false
+	}
+	if l.kind, rest, ok = strings.Cut(rest, " "); !ok {
+		return l, false
+	}
+	var ids []string
+	for {
+		quoted, err := strconv.QuotedPrefix(rest)
+		if err != nil {
+			return l, false
+		}
+		id, err := strconv.Unquote(quoted)
+		if err != nil {
+			return l, false
+		}
+		ids = append(ids, id)
+		if rest = rest[len(quoted):]; rest == "" {
+			break
+		}
+		if rest, ok = strings.CutPrefix(rest, " "); !ok {
+			return l, false
+		}
+	}
+	l.id, l.members = ids[0], ids[1:]
+	return l, true
+}
+
 // readLedger reads what a killed run left, and in which driver; "" when that driver was the run's own and died with it.
 func readLedger(path string) (driver string, left []entry) {
-	f, err := os.Open(path)
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return "", nil
 	}
-	defer f.Close()
 	l := newLedger(os.DevNull)
-	for s := bufio.NewScanner(f); s.Scan(); {
-		var sign, kind, id string
-		if n, err := fmt.Sscanf(s.Text(), "%s %s %q", &sign, &kind, &id); n != 3 || err != nil {
-			continue // the line that the death cut
+	for text := range strings.Lines(string(data)) {
+		text, whole := strings.CutSuffix(text, "\n")
+		read, ok := parseLine(text)
+		if !whole || !ok {
+			continue // the line that a death cut
 		}
-		switch sign {
+		switch read.sign {
 		case "=":
-			driver = id
+			driver = read.id
 		case "+":
-			l.add(entry{kind: kind, id: id})
+			l.add(read.entry)
 		case "-":
-			l.drop(kind, id)
+			l.drop(read.kind, read.id)
 		}
 	}
 	return driver, l.left()

@@ -62,9 +62,11 @@ func tryWork(base string) (dir string, lock *os.File, err error) {
 	return dir, lock, err
 }
 
+const lockName = "lock"
+
 // hold locks a run's directory; errBusy when its run still lives.
 func hold(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -88,10 +90,22 @@ var errBusy = errors.New("its run still lives")
 // kept marks a directory that --keep left: its owner removes it.
 const kept = "kept"
 
-// former is what killed runs left in drivers that live on: a file's line for each, of ledger.go.
-type former map[string][]formerEntry // by driver
+// former is what killed runs left in drivers that live on, by driver.
+type former map[string]formerDriver
 
-type formerEntry struct{ Kind, ID string }
+type formerDriver struct {
+	Entries []formerEntry
+	// Dirs of the killed runs. Their ledgers stay, whatever is tried, until a run of that driver has taken them over.
+	Dirs []string
+}
+
+type formerEntry struct {
+	Kind, ID string
+	Members  []string
+}
+
+// ledgerName is the file of a run's ledger in its directory.
+const ledgerName = "ledger"
 
 // sweepFormer takes away what killed runs of this user left here, and returns what they left in drivers.
 func sweepFormer(skip string, say func(string)) former {
@@ -112,22 +126,59 @@ func sweepFormer(skip string, say func(string)) former {
 		if err != nil {
 			continue
 		}
-		driver, entries := readLedger(filepath.Join(dir, "ledger"))
-		if err := sweep(dir); err != nil {
+		driver, entries := readLedger(filepath.Join(dir, ledgerName))
+		owed := driver != "" && len(entries) > 0
+		if took, err := sweepBut(dir, owed); err != nil {
 			say(fmt.Sprintf("what a killed run left in %s could not be taken away: %v", dir, err))
-		} else {
+		} else if took {
 			say(fmt.Sprintf("took away what a killed run left in %s", dir))
 		}
 		lock.Close()
-		if driver == "" {
+		if !owed {
 			continue
 		}
+		d := left[driver]
 		for _, e := range entries {
-			left[driver] = append(left[driver], formerEntry{e.kind, e.id})
-			say(fmt.Sprintf("its %s %q is still in driver %s; trying that driver again deletes it", e.kind, e.id, driver))
+			d.Entries = append(d.Entries, formerEntry{e.kind, e.id, e.members})
+			say(fmt.Sprintf("a killed run's %s is still in driver %s; trying that driver again deletes it (noted in %s)", e, driver, filepath.Join(dir, ledgerName)))
 		}
+		d.Dirs = append(d.Dirs, dir)
+		left[driver] = d
 	}
 	return left
+}
+
+// sweepBut is sweep, but for the ledger, where the driver still has what stands in it; took is false when only that was there.
+func sweepBut(dir string, keepLedger bool) (took bool, err error) {
+	if !keepLedger {
+		return true, sweep(dir)
+	}
+	errs := []error{unmountBelow(dir), detachLoops(dir)}
+	found, err := os.ReadDir(dir)
+	errs = append(errs, err)
+	for _, f := range found {
+		if f.Name() == ledgerName || f.Name() == lockName {
+			continue
+		}
+		took = true
+		errs = append(errs, boundary.Do("try/remove-work", func() error { return removal.All(filepath.Join(dir, f.Name())) }))
+	}
+	return took, errors.Join(errs...)
+}
+
+// takeOver notes in the ledger of this run what killed ones left in its driver; from then on it is this run's to delete, and their
+// own ledgers go.
+func (b *bench) takeOver(before former) error {
+	d := before[b.name]
+	for _, e := range d.Entries {
+		b.former = append(b.former, entry{e.Kind, e.ID, e.Members})
+		b.ledger.add(b.former[len(b.former)-1])
+	}
+	var errs []error
+	for _, dir := range d.Dirs {
+		errs = append(errs, sweep(dir))
+	}
+	return errors.Join(errs...)
 }
 
 // ours: the directory is one that this user made, not a link that somebody put there.

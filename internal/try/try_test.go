@@ -178,7 +178,7 @@ func TestLedgerSurvivesADeath(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ledger")
 	l := newLedger(path)
 	l.begin("d.example.com")
-	for _, e := range []entry{{kind: "volume", id: "a b\n"}, {kind: "volume", id: "gone"}, {kind: "snapshot", id: "s"}} {
+	for _, e := range []entry{{kind: "volume", id: "a b\n"}, {kind: "volume", id: "gone"}, {kind: "snapshot", id: "s"}, {kind: "group", id: "g", members: []string{"m 1", "m\"2"}}} {
 		l.add(e)
 	}
 	l.drop("volume", "gone")
@@ -189,8 +189,11 @@ func TestLedgerSurvivesADeath(t *testing.T) {
 	_, _ = f.WriteString(`+ volume "cut`)
 	f.Close()
 	driver, left := readLedger(path)
-	if driver != "d.example.com" || len(left) != 2 || left[0].id != "s" || left[1].id != "a b\n" {
+	if driver != "d.example.com" || len(left) != 3 || left[1].id != "s" || left[2].id != "a b\n" {
 		t.Errorf("%q has %+v", driver, left)
+	}
+	if want := `group "g" (of snapshots ["m 1" "m\"2"])`; left[0].String() != want {
+		t.Errorf("%s, want %s: without its snapshots a group cannot be deleted", left[0], want)
 	}
 	if !l.deleted("gone") || l.deleted("a b\n") || l.deleted("never") {
 		t.Error("what was deleted is not known")
