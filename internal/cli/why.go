@@ -52,6 +52,9 @@ A name alone is a claim's. What is gone is told from the journal, as far as it g
 			if asked != nil && !errors.Is(asked, control.ErrNotRunning) {
 				return asked
 			}
+			if asked == nil {
+				asked = g.ask(c.Context(), standalone.PathUnwell, &s.Unwell)
+			}
 			j, err := why.Explain(c.Context(), s, target)
 			if err != nil && asked != nil {
 				return asked

@@ -10,6 +10,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"berth.io/berth/internal/plugin"
+	"berth.io/berth/internal/trace"
 )
 
 // inspectPeriod is how often drivers are asked how full and how well their volumes are, as a kubelet does: no driver tells
@@ -98,6 +99,9 @@ func (m *Manager) tellHealth(u *use, now plugin.Inspection) {
 	switch {
 	case was == is:
 	case is != "":
+		if was == "" {
+			u.unwellSince = time.Now()
+		}
 		m.opts.Events.Eventf(u.resolved.Pod, v1.EventTypeWarning, eventAbnormal, "Volume %s: %s", u.resolved.Name, is)
 		m.log.Warn("volume is not well", "volume", u.specName, "pod", podName(u), "condition", is)
 	default:
@@ -112,4 +116,37 @@ func problemsText(i plugin.Inspection) string {
 	}
 	slices.Sort(list)
 	return strings.Join(list, "; ")
+}
+
+// Unwell is a mounted volume whose driver says that it is not well.
+type Unwell struct {
+	PV string // empty for an inline volume
+	// Claim is the zero value for an inline volume.
+	Claim, Pod trace.ObjectRef
+	// Name is the pod's for the volume.
+	Name     string
+	Problems []string
+	Since    time.Time
+}
+
+// Unwell lists the volumes that were not well when their driver was asked last, once for each pod that uses them.
+func (m *Manager) Unwell() []Unwell {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []Unwell
+	for _, v := range m.volumes {
+		for _, u := range v.uses {
+			if u.state != present || u.resolved == nil || len(u.inspected.Problems) == 0 {
+				continue
+			}
+			x := Unwell{PV: pvName(v), Claim: v.claim, Pod: u.ref, Name: u.resolved.Name, Since: u.unwellSince}
+			for _, p := range u.inspected.Problems {
+				x.Problems = append(x.Problems, p.String())
+			}
+			slices.Sort(x.Problems)
+			out = append(out, x)
+		}
+	}
+	slices.SortFunc(out, func(a, b Unwell) int { return a.Since.Compare(b.Since) })
+	return out
 }

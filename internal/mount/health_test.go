@@ -56,7 +56,14 @@ func TestHealthAndUsageAreTold(t *testing.T) {
 		r.round() // the same again is no news
 	}
 	say()
+	if got := r.manager.Unwell(); len(got) != 0 {
+		t.Errorf("a volume that is well: %+v", got)
+	}
 	say(plugin.Problem{Kind: "DEGRADED", Reason: "OnePath", Message: "one path is left"})
+	if got := r.manager.Unwell(); len(got) != 1 || got[0].PV != "pv-1" || got[0].Claim.Name != "claim-1" || got[0].Pod.Name != "pod-1" ||
+		!slices.Equal(got[0].Problems, []string{"DEGRADED (OnePath): one path is left"}) || got[0].Since.IsZero() {
+		t.Errorf("a volume that is not: %+v", got)
+	}
 	for name, want := range map[string]float64{
 		"kubelet_volume_stats_capacity_bytes": 100, "kubelet_volume_stats_used_bytes": 60, "kubelet_volume_stats_available_bytes": 40,
 		"kubelet_volume_stats_health_status_abnormal": 1,
@@ -72,6 +79,9 @@ func TestHealthAndUsageAreTold(t *testing.T) {
 	r.plugin.fail("inspect pv-1", plugin.ErrDriverMissing)
 	r.round()
 	say()
+	if got := r.manager.Unwell(); len(got) != 0 {
+		t.Errorf("a volume that has recovered: %+v", got)
+	}
 	for _, want := range []string{
 		"Warning VolumeConditionAbnormal Volume vol-claim-1: DEGRADED (OnePath): one path is left",
 		"Normal VolumeConditionNormal Volume vol-claim-1: its driver reports no problem any more",

@@ -120,6 +120,9 @@ func (m *Manager) traceStep(v *volume, u *use, s trace.Step, state trace.State, 
 		e.Volume = v.specName // found on the disk only: a PersistentVolume, as far as can be told
 	}
 	if u != nil {
+		if e.Volume == "" && v.claim.Name == "" {
+			e.Volume = string(v.name) // a volume of the pod's own: no PersistentVolume has a name with a slash
+		}
 		e.Pod = u.ref
 		if e.Pod.UID == "" {
 			e.Pod.UID = u.pod

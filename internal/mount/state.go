@@ -87,6 +87,8 @@ type use struct {
 
 	// inspected is what the driver said last of its usage and health.
 	inspected plugin.Inspection
+	// unwellSince is when the driver said first that the volume is not well; it counts while inspected has problems.
+	unwellSince time.Time
 
 	wait  string
 	err   error

@@ -28,6 +28,7 @@ const (
 	PathDown    = "/v1/down"
 	PathStatus  = "/v1/status"
 	PathHolders = "/v1/holders"
+	PathUnwell  = "/v1/unwell"
 	PathOrphans = "/v1/orphans"
 )
 

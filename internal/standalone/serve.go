@@ -38,6 +38,7 @@ func (in *instance) serveControl(ctx context.Context, work *errgroup.Group) erro
 	s.Handle("/readyz", public)
 	s.JSON("GET "+PathStatus, func(r *http.Request) (any, error) { return in.status(r.Context()) })
 	s.JSON("GET "+PathHolders, func(*http.Request) (any, error) { return in.holders(), nil })
+	s.JSON("GET "+PathUnwell, func(*http.Request) (any, error) { return in.unwell(), nil })
 	s.JSON("POST "+PathVolumeMount, func(r *http.Request) (any, error) { return in.named(r, in.mountVolume) })
 	s.JSON("POST "+PathVolumeUnmount, func(r *http.Request) (any, error) { return in.named(r, in.unmountVolume) })
 	s.JSON("GET "+PathOrphans, func(r *http.Request) (any, error) { return in.orphans(r.Context()) })

@@ -45,10 +45,19 @@ func (in *instance) holders() []why.Holder {
 	return found
 }
 
+// unwell are the mounted volumes whose drivers say that they are not well; not nil.
+func (in *instance) unwell() []why.Unwell {
+	found := []why.Unwell{}
+	for _, u := range in.rooms.mount.Unwell() {
+		found = append(found, why.Unwell{PV: u.PV, Claim: u.Claim, Pod: u.Pod, Name: u.Name, Problems: u.Problems, Since: u.Since})
+	}
+	return found
+}
+
 // status is what `berth status` prints.
 func (in *instance) status(ctx context.Context) (*why.Status, error) {
 	return why.Survey(ctx, why.StatusSources{
-		Client: in.client, Components: in.components(), Pools: in.pools(), Holders: in.holders(), FlexVolumes: in.flexVolumes(), Notes: in.notes(), Now: time.Now(),
+		Client: in.client, Components: in.components(), Pools: in.pools(), Holders: in.holders(), FlexVolumes: in.flexVolumes(), Unwell: in.unwell(), Notes: in.notes(), Now: time.Now(),
 	})
 }
 

@@ -13,7 +13,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"berth.io/berth/internal/node/holder"
-	"berth.io/berth/internal/plugin"
 	"berth.io/berth/internal/trace"
 )
 
@@ -27,6 +26,8 @@ type Sources struct {
 	Read func(trace.Filter) ([]trace.Entry, error)
 	// Holders are the operations under way, as far as they are known (a running instance can be asked).
 	Holders []Holder
+	// Unwell are the mounted volumes whose drivers say that they are not well; nil when nobody could be asked: then events tell.
+	Unwell []Unwell
 	// Now is the time of the question; zero is the time now.
 	Now time.Time
 }
@@ -122,7 +123,7 @@ func (j *Journey) remember(ctx context.Context, s Sources, f *facts) error {
 	for i := range s.Entries {
 		if e := &s.Entries[i]; t.names(e) {
 			entries = append(entries, *e)
-			if e.Volume != "" && !slices.Contains(names, e.Volume) {
+			if e.Volume != "" && !strings.Contains(e.Volume, "/") && !slices.Contains(names, e.Volume) {
 				names = append(names, e.Volume)
 			}
 		}
@@ -228,9 +229,10 @@ func entriesOf(all []trace.Entry, f *facts, vf *volumeFacts) []trace.Entry {
 		aboutPV := vf.pvName != "" && e.Volume == vf.pvName
 		aboutClaim := vf.claimName != "" && e.Claim.Name == vf.claimName && e.Claim.Namespace == vf.namespace &&
 			(e.Claim.UID == "" || vf.claim == nil || e.Claim.UID == vf.claim.UID)
+		aboutInline := vf.source != nil && f.pod != nil && e.Pod.UID == f.pod.UID && vf.isInline(e.Volume, f.pod)
 		aboutPod := f.pod != nil && e.Claim.Name == "" && e.Volume == "" && e.Pod.UID == f.pod.UID &&
 			(e.Step == trace.Scheduled || e.Step == trace.Running)
-		if aboutPV || aboutClaim || aboutPod {
+		if aboutPV || aboutClaim || aboutInline || aboutPod {
 			picked = append(picked, *e)
 		}
 	}
@@ -254,8 +256,7 @@ func explainVolume(f *facts, vf *volumeFacts, s Sources) Volume {
 		v.Path = hostPath(f.pod, vf.name)
 	}
 	if vf.source != nil {
-		v.Source = plugin.SourceType(&plugin.Volume{Source: vf.source})
-		v.Problem = volumeProblem(f, vf, nil)
+		explainInline(f, vf, s, &v)
 		return v
 	}
 	if vf.claimName != "" {
@@ -274,6 +275,7 @@ func explainVolume(f *facts, vf *volumeFacts, s Sources) Volume {
 	v.Total = total(v.Steps)
 	v.Problem = volumeProblem(f, vf, v.Steps)
 	v.Waiting = volumeWaiting(f, vf, &v, s.Holders)
+	tellHealth(f, vf, s, &v)
 	return v
 }
 

@@ -24,7 +24,7 @@ func (s *story) explain(t *testing.T) *Journey {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, err := Explain(t.Context(), Sources{Client: fake.NewClientset(s.objects...), Entries: s.entries, Holders: s.holders, Now: at(time.Minute)}, target)
+	j, err := Explain(t.Context(), Sources{Client: fake.NewClientset(s.objects...), Entries: s.entries, Holders: s.holders, Unwell: s.unwell, Now: at(time.Minute)}, target)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestReadOnlyWhatMatters(t *testing.T) {
 		}
 		target, _ := ParseTarget("default", s.target)
 		j, err := Explain(t.Context(), Sources{
-			Client: fake.NewClientset(s.objects...), Holders: s.holders, Now: at(time.Minute),
+			Client: fake.NewClientset(s.objects...), Holders: s.holders, Unwell: s.unwell, Now: at(time.Minute),
 			Read: func(f trace.Filter) ([]trace.Entry, error) { return trace.Read(dir, f) },
 		}, target)
 		if err != nil {

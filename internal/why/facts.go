@@ -87,6 +87,8 @@ func (vf *volumeFacts) driverOf() string {
 		return plugin.SourceType(&plugin.Volume{PV: vf.pv})
 	case vf.source != nil && vf.source.CSI != nil:
 		return vf.source.CSI.Driver
+	case vf.source != nil && vf.source.FlexVolume != nil:
+		return vf.source.FlexVolume.Driver
 	case vf.class != nil:
 		return vf.class.Provisioner
 	}

@@ -94,6 +94,8 @@ type Volume struct {
 	Path string `json:"path,omitempty"`
 	// Note is worth knowing and no problem: that the volume is larger than asked for.
 	Note string `json:"note,omitempty"`
+	// Unwell is what its driver says is wrong with it; empty when it is well, or nobody knows.
+	Unwell []string `json:"unwell,omitempty"`
 	// UsedBy names the other pods that use the claim.
 	UsedBy []string `json:"usedBy,omitempty"`
 

@@ -27,6 +27,8 @@ type StatusSources struct {
 	Holders    []Holder
 	// FlexVolumes are the node's FlexVolume drivers, which the API knows nothing of.
 	FlexVolumes []FlexVolumeDriver
+	// Unwell are the mounted volumes whose drivers say that they are not well.
+	Unwell []Unwell
 	// Notes are passed on, such as that no instance answers.
 	Notes []string
 	// Now is the time of the question; zero is the time now.
@@ -133,6 +135,7 @@ func Survey(ctx context.Context, s StatusSources) (*Status, error) {
 			return nil, err
 		}
 	}
+	w.unwell(s.Unwell)
 	for _, d := range w.drivers {
 		st.Drivers = append(st.Drivers, *d)
 	}

@@ -13,6 +13,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
+
+	"berth.io/berth/internal/trace"
 )
 
 func surveyed(t *testing.T) *Status {
@@ -39,8 +41,13 @@ func surveyed(t *testing.T) *Status {
 		Components: []Component{{Name: "API server", Ready: true, Detail: "https://127.0.0.1:6443"}, {Name: "controllers", Detail: "starting"}},
 		Pools:      []Pool{{Name: "default", Driver: "block.csi.berth.io", Path: "/var/lib/berth/pools/default.img", Size: 10 << 30, Used: 1 << 30, Available: 9 << 30, Volumes: 1}},
 		Holders:    []Holder{{Volume: "pvc-stuck-uid", Driver: "block.csi.berth.io", Step: "CreateVolume", Since: at(58 * time.Second)}},
-		Notes:      []string{"this is a test"},
-		Now:        at(time.Minute),
+		Unwell: []Unwell{
+			{PV: "pvc-data-uid", Claim: dataClaim, Pod: appPod, Name: "vol-data", Problems: []string{"DEGRADED (OnePath): one path is left"}, Since: at(50 * time.Second)},
+			{PV: "pvc-data-uid", Claim: dataClaim, Pod: trace.ObjectRef{Namespace: "default", Name: "other"}, Name: "d", Problems: []string{"DEGRADED (OnePath): one path is left"}, Since: at(51 * time.Second)},
+			{Pod: appPod, Name: "scratch", Problems: []string{"INACCESSIBLE"}, Since: at(52 * time.Second)},
+		},
+		Notes: []string{"this is a test"},
+		Now:   at(time.Minute),
 	})
 	if err != nil {
 		t.Fatal(err)

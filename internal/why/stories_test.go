@@ -30,6 +30,7 @@ type story struct {
 	objects []runtime.Object
 	entries []trace.Entry
 	holders []Holder
+	unwell  []Unwell
 	target  string
 	cause   string // of the last volume or the pod
 }
@@ -297,5 +298,5 @@ func stories() []story {
 				trace.Entry{Time: at(63 * time.Second), Step: trace.Lost, State: trace.Failed, Detail: "3 entries did not reach the journal"}),
 			target: "pvc/data",
 		},
-	}, laterStories()...)
+	}, append(laterStories(), inlineStories()...)...)
 }

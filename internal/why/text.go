@@ -67,7 +67,7 @@ func (p *printer) journey(j *Journey) {
 	inline := 0
 	for i := range j.Volumes {
 		v := &j.Volumes[i]
-		if v.Source != "" && v.Problem == nil {
+		if v.Source != "" && v.Problem == nil && v.Driver == "" {
 			inline++
 			continue
 		}
@@ -76,7 +76,7 @@ func (p *printer) journey(j *Journey) {
 	if inline > 0 {
 		var told []string
 		for i := range j.Volumes {
-			if v := &j.Volumes[i]; v.Source != "" && v.Problem == nil {
+			if v := &j.Volumes[i]; v.Source != "" && v.Problem == nil && v.Driver == "" {
 				told = append(told, fmt.Sprintf("%s (%s)", v.Name, v.Source))
 			}
 		}
