@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"berth.io/berth/internal/flexvolume"
+	"berth.io/berth/internal/flexvolume/install"
 )
 
 // hangs is a driver that never ends by itself.
@@ -184,7 +185,9 @@ var built = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "berth-flexvolume")
-	out, err := exec.Command("go", "build", "-ldflags", "-s -w", "-o", path, ".").CombinedOutput()
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as scripts/build.sh
+	out, err := build.CombinedOutput()
 	if err != nil {
 		return "", errors.New(string(out))
 	}
@@ -192,6 +195,18 @@ var built = sync.OnceValues(func() (string, error) {
 })
 
 const sizeLimit = 7 << 20
+
+// What is installed is what is served.
+func TestTableIsWhatIsInstalled(t *testing.T) {
+	for _, driver := range install.Drivers {
+		if _, served := drivers[driver]; !served {
+			t.Errorf("%s is installed and not served", driver)
+		}
+	}
+	if len(drivers) != len(install.Drivers)+1 { // hangs
+		t.Errorf("%d drivers are served, %d installed", len(drivers)-1, len(install.Drivers))
+	}
+}
 
 // It is copied to every node, and starts for every call.
 func TestSize(t *testing.T) {

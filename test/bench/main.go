@@ -54,6 +54,9 @@ func run(ctx context.Context, p plan) error {
 
 // measure runs one instance with our controllers through everything, then one with upstream's through the same work.
 func measure(ctx context.Context, p plan, t *table) error {
+	if err := flexvolume(p.bin, t); err != nil {
+		return err
+	}
 	if err := disk(p.runs, t); err != nil {
 		return err
 	}

@@ -246,3 +246,13 @@ func settle(m *Mount, err error, same func(*Mount) error) error {
 
 // gone says that a directory is not there.
 func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+// MountedBelow answers the directories with a mount whose path has the part in it.
+func MountedBelow(part string) ([]string, error) {
+	all, err := mounts(func(m *Mount) bool { return strings.Contains(m.Path, part) })
+	paths := make([]string, len(all))
+	for i, m := range all {
+		paths[i] = m.Path
+	}
+	return paths, err
+}

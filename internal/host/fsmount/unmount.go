@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/command"
 	"berth.io/berth/internal/host/mountpoint"
 )
 
@@ -17,6 +18,8 @@ import (
 const (
 	// silentAfter is how long it may take to answer a question before it counts as gone.
 	silentAfter = 20 * time.Second
+	// flushDeadline is for one that answers: whatever was written to it is still to be sent.
+	flushDeadline = time.Hour
 	// farewell is how long the kernel may take, once the mount is gone and nothing is left to write, to tell the server.
 	farewell = 5 * time.Second
 )
@@ -106,33 +109,26 @@ func (t *Target) detach(flags int) <-chan error {
 
 // unmountShare: the kernel writes out and says goodbye to the server after the mount has left the table, and a process that ends then
 // would cut it short. So what is to be written is written before.
+//
+// The questions are put by programs of their own: one that waits for a server can be killed, and then lets go of the mount; a thread of
+// ours could not.
 func (t *Target) unmountShare(ctx context.Context) error {
-	answered, flushed := t.flush()
-	silent := time.NewTimer(silentAfter)
-	defer silent.Stop()
-	flags := 0
-	select {
-	case <-answered:
-		select {
-		case <-flushed:
-		case <-ctx.Done():
-			return fmt.Errorf("unmount %s: the server still takes what was written: %w", t.path, ctx.Err())
-		}
-	case <-silent.C:
-		flags = unix.MNT_FORCE // it fails the requests that wait for the server, ours too
-	case <-ctx.Done():
+	_, err := command.Output(ctx, silentAfter, nil, "stat", "-f", "-c", "%T", t.path)
+	switch {
+	case ctx.Err() != nil:
 		return fmt.Errorf("unmount %s: the server does not answer: %w", t.path, ctx.Err())
+	case errors.Is(err, context.DeadlineExceeded):
+		return t.unmounted(t.farewell(ctx, unix.MNT_FORCE)) // it fails the requests that wait for the server
 	}
-	err := t.farewell(ctx, flags)
-	if flags == 0 || !errors.Is(err, unix.EBUSY) {
-		return t.unmounted(err)
+	// Where it fails (the share is gone from the server) the unmount tells more.
+	_ = boundary.Do("fsmount/flush", func() error {
+		_, err := command.Output(ctx, flushDeadline, nil, "sync", "-f", t.path)
+		return err
+	})
+	if ctx.Err() != nil {
+		return fmt.Errorf("unmount %s: the server still takes what was written: %w", t.path, ctx.Err())
 	}
-	select {
-	case <-flushed: // our own question held it
-	case <-time.After(farewell):
-	case <-ctx.Done():
-	}
-	return t.unmounted(t.farewell(ctx, flags))
+	return t.unmounted(t.farewell(ctx, 0))
 }
 
 // farewell unmounts. Success is that the mount is gone from the table.
@@ -151,26 +147,6 @@ func (t *Target) farewell(ctx context.Context, flags int) error {
 		err = errors.New("the kernel still waits for the server")
 	}
 	return err
-}
-
-// flush asks the server something, then writes out what it has not got yet. flushed is closed after answered, also where either failed:
-// the unmount tells more.
-func (t *Target) flush() (answered, flushed <-chan struct{}) {
-	a, f := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(f)
-		fd, err := unix.Open(t.at(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		if err != nil {
-			close(a)
-			return
-		}
-		defer unix.Close(fd)
-		var st unix.Statfs_t
-		_ = unix.Fstatfs(fd, &st)
-		close(a)
-		_ = unix.Syncfs(fd)
-	}()
-	return a, f
 }
 
 func (t *Target) unmounted(err error) error {

@@ -209,14 +209,12 @@ func TestNFSServerGoesSilent(t *testing.T) {
 	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("a second mount took %s", took)
 	}
-	a := call(t, "nfs", "unmount", dir)
-	t.Logf("after %s: %s %s", a.took.Round(time.Millisecond), a.Status, a.Message)
-	if a.took > 100*time.Second {
+	a := succeeds(t, "nfs", "unmount", dir)
+	t.Logf("after %s", a.took.Round(time.Millisecond))
+	if a.took > 60*time.Second {
 		t.Errorf("took %s", a.took)
 	}
-	if a.Status == "Success" {
-		notMounted(t, dir)
-	}
+	notMounted(t, dir)
 }
 
 func await(t *testing.T, what string, is func() bool) {
