@@ -54,7 +54,7 @@ func runControllers(o options, c *credentials) error {
 		run = append(append([]string{}, run...), upstreamVolumeControllers...)
 	}
 	cmd := kcm.NewControllerManagerCommand()
-	cmd.SetArgs([]string{
+	args := []string{
 		"--kubeconfig=" + o.kubeconfig,
 		"--authentication-kubeconfig=" + o.kubeconfig,
 		"--authorization-kubeconfig=" + o.kubeconfig,
@@ -66,6 +66,10 @@ func runControllers(o options, c *credentials) error {
 		"--kube-api-qps=500", "--kube-api-burst=1000",
 		"--enable-dynamic-provisioning=true",
 		"--controllers=" + strings.Join(run, ","),
-	})
+	}
+	if o.volumePluginDir != "" {
+		args = append(args, "--flex-volume-plugin-dir="+o.volumePluginDir)
+	}
+	cmd.SetArgs(args)
 	return cmd.Execute()
 }

@@ -41,6 +41,7 @@ func main() {
 	flag.StringVar(&o.listen, "listen", "127.0.0.1:6443", "address and port of the API")
 	flag.StringVar(&o.kubeconfig, "kubeconfig", "", "where to write the administrator's kubeconfig (default: kubeconfig in the data directory)")
 	flag.StringVar(&o.controllers, "controllers", volumeControllersBerth, "who runs the volume controllers: berth (not this program) or upstream")
+	flag.StringVar(&o.volumePluginDir, "volume-plugin-dir", "", "directory of the FlexVolume drivers that upstream's controllers call (default: upstream's)")
 	flag.IntVar(&o.readyFD, "ready-fd", -1, "file descriptor that gets one line when the API is ready")
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), "berth-apiserver: etcd, kube-apiserver and the generic controllers of one Berth instance.\n`berth up` starts it; by hand:\n\n  berth-apiserver --data-dir DIR [--listen ADDR:PORT]\n\n")
@@ -61,6 +62,7 @@ func main() {
 // options are the flags, validated.
 type options struct {
 	dir, listen, kubeconfig, controllers string
+	volumePluginDir                      string
 	readyFD                              int
 
 	host string

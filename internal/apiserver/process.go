@@ -34,7 +34,9 @@ type Options struct {
 	Listen      string // ADDR:PORT
 	Kubeconfig  string // written by the child before it is ready
 	Controllers string // "berth" or "upstream": who runs the volume controllers
-	Log         io.Writer
+	// VolumePluginDir has the FlexVolume drivers that upstream's controllers call; empty: upstream's own choice.
+	VolumePluginDir string
+	Log             io.Writer
 }
 
 // Process is a running berth-apiserver.
@@ -82,6 +84,9 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	p := &Process{ended: make(chan struct{}), tail: &lastLine{to: o.Log}}
 	p.cmd = exec.Command(o.Binary, "--data-dir="+o.Dir, "--listen="+o.Listen, "--kubeconfig="+o.Kubeconfig,
 		"--controllers="+o.Controllers, "--ready-fd=3")
+	if o.VolumePluginDir != "" {
+		p.cmd.Args = append(p.cmd.Args, "--volume-plugin-dir="+o.VolumePluginDir)
+	}
 	p.cmd.ExtraFiles = []*os.File{child}
 	p.cmd.Stdout, p.cmd.Stderr = p.tail, p.tail
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{

@@ -181,8 +181,12 @@ func Up(ctx context.Context, o Options) error {
 
 	start, startCtx := errgroup.WithContext(ctx)
 	start.Go(func() (err error) {
+		drivers := ""
+		if o.Controllers == ControllersUpstream {
+			drivers = o.VolumePluginDir
+		}
 		in.api, err = apiserver.Start(startCtx, apiserver.Options{
-			Dir: dir.APIServer(), Listen: listen, Kubeconfig: dir.Kubeconfig(), Controllers: o.Controllers, Log: logs.apiserver,
+			Dir: dir.APIServer(), Listen: listen, Kubeconfig: dir.Kubeconfig(), Controllers: o.Controllers, VolumePluginDir: drivers, Log: logs.apiserver,
 		})
 		if err == nil {
 			in.say.line("API ready at https://%s", listen)
