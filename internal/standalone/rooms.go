@@ -329,7 +329,9 @@ func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
 	if r.metadata != nil {
 		run(ctx, &callers, "snapshot metadata", r.metadata.Run)
 	}
-	run(ctx, &callers, "flexvolume", r.flexHost.Run)
+	if !r.in.Bare { // an instance for one CSI driver, which may not write outside of its data directory
+		run(ctx, &callers, "flexvolume", r.flexHost.Run)
+	}
 	run(ctx, &callers, "mount", r.mount.Run)
 	run(ctx, &callers, "pod volumes", r.volumes.Run)
 	run(ctx, &callers, "node", r.agent.Run)
