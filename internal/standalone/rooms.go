@@ -120,14 +120,14 @@ func (r *rooms) makeDriver() (err error) {
 		return nil
 	}
 	socket := in.dir.DriverSocket(blockDriver)
-	if r.block, err = driver.New(driver.Options{
-		Name: blockDriver, Version: in.Version, Node: in.NodeName, SocketPath: socket,
-		Backend: in.store.backend, Log: in.log, Trace: r.journal, Metrics: r.metrics,
-	}); err != nil {
-		return err
-	}
 	if r.flex, err = flexsocket.New(flexsocket.Options{Socket: in.dir.FlexSocket(), Notes: in.dir.flexNotes(), Log: in.log,
 		Backends: map[string]backend.Backend{"block": in.store.backend}}); err != nil {
+		return err
+	}
+	if r.block, err = driver.New(driver.Options{
+		Name: blockDriver, Version: in.Version, Node: in.NodeName, SocketPath: socket,
+		Backend: besideFlexVolume{in.store.backend, r.flex}, Log: in.log, Trace: r.journal, Metrics: r.metrics,
+	}); err != nil {
 		return err
 	}
 	r.registrar, err = registrar.New(registrar.Options{Driver: blockDriver, Endpoint: socket, SocketPath: in.dir.RegistrySocket(blockDriver), Log: in.log,

@@ -29,6 +29,7 @@ type agent struct {
 	dir    string
 	pool   *pool.Pool
 	driver flexvolume.Driver
+	server *Server
 	end    context.CancelFunc
 	ended  chan error
 }
@@ -76,6 +77,7 @@ func (a *agent) start() {
 	if err != nil {
 		a.t.Fatal(err)
 	}
+	a.server = s
 	ctx, cancel := context.WithCancel(context.Background())
 	a.end, a.ended = cancel, make(chan error, 1)
 	go func() { a.ended <- s.Run(ctx) }()
@@ -268,6 +270,25 @@ func TestTheCSIDriverAndThisOneExcludeEachOther(t *testing.T) {
 		if v, err := a.Get(ctx, id); err != nil || len(v.Nodes) != 1 {
 			t.Errorf("the CSI driver's attachment is gone: %+v, %v", v, err)
 		}
+	})
+	t.Run("attached by FlexVolume", func(t *testing.T) {
+		o := options(a.volume("flex-attached"), "pv")
+		id := o.User[block.OptionVolumeID]
+		attach := func() error {
+			return a.server.Exclude(ctx, "block", id, func() error { return a.Attach(ctx, id, "n", false) })
+		}
+		if _, err := a.driver.Attach(ctx, o, "n"); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, attach(), "in use", "FlexVolume driver, as pv")
+		if err := a.driver.Detach(ctx, "pv", "n"); err != nil {
+			t.Fatal(err)
+		}
+		if err := attach(); err != nil {
+			t.Error(err)
+		}
+		_, err := a.driver.Attach(ctx, o, "n")
+		refused(t, err, "by its CSI driver")
 	})
 	t.Run("staged by CSI", func(t *testing.T) {
 		o := options(a.volume("staged"), "pv")

@@ -19,6 +19,24 @@ type volumes struct {
 	holds   hold.Table
 }
 
+// Exclude has attach done, which is somebody else's attach of the volume, unless it is attached through the socket: then it is
+// ErrInUse. The backend alone cannot tell two attachments to one node apart, and the detach of one would be that of both.
+func (s *Server) Exclude(ctx context.Context, driver, id string, attach func() error) error {
+	v, ok := s.drivers[driver]
+	if !ok {
+		return attach()
+	}
+	h, err := v.holds.Acquire(ctx, id, "attach beside FlexVolume")
+	if err != nil {
+		return err
+	}
+	defer h.Release()
+	if n := v.notes.get(id); n.Node != "" {
+		return fmt.Errorf("%w: volume %s is attached to node %s by its FlexVolume driver, as %s: delete the pods that use it that way first", backend.ErrInUse, id, n.Node, n.Name)
+	}
+	return attach()
+}
+
 // do makes one call. Calls for one volume follow one another.
 func (v *volumes) do(ctx context.Context, r wire.Request) (wire.Answer, error) {
 	id, err := v.meant(r)
