@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	groupv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumegroupsnapshot/v1"
@@ -12,14 +11,11 @@ import (
 	snapclient "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
 	snapfake "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned/fake"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
 	metadatafake "k8s.io/client-go/metadata/fake"
-	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 )
 
@@ -83,14 +79,7 @@ func define(t *testing.T, definitions *metadatafake.FakeMetadataClient, version 
 func TestKindsOfSnapshotsComeAfterTheDriver(t *testing.T) {
 	//lint:ignore SA1019 the snapshot clients come without apply configurations, and so without NewClientset
 	snaps := snapfake.NewSimpleClientset()
-	var version atomic.Int64
-	snaps.PrependReactor("create", "*", func(a clienttesting.Action) (bool, runtime.Object, error) {
-		// The common controller reads versions as numbers; the fake makes none.
-		if o, err := meta.Accessor(a.(clienttesting.CreateAction).GetObject()); err == nil {
-			o.SetResourceVersion(strconv.FormatInt(version.Add(1), 10))
-		}
-		return false, nil, nil
-	})
+	numberWrites(snaps)
 	late, definitions := &lateKinds{Interface: snaps, asked: map[string]int{}}, definitionsOf(t)
 	a := claim("a", "d", boundTo("d"))
 	w, _ := withSnapshotsOf(t, snaps, late, definitions, class("d"), a, volumeFor(a, "d"))

@@ -55,8 +55,9 @@ func (r *role) newSnapshotSidecar(group bool, of *scope) *sidecar {
 		groupInformer = capturing(of, g.VolumeGroupSnapshotContents(), of.ownGroupContent, s.groups.capture)
 		groupClasses = g.VolumeGroupSnapshotClasses()
 	}
-	s.controller = snapside.NewCSISnapshotSideCarController(m.opts.Snap, m.opts.Client, r.driver.Name,
-		through(of, f.VolumeSnapshotContents(), of.ownContent), f.VolumeSnapshotClasses(),
+	contents := newContentNotes(through(of, f.VolumeSnapshotContents(), of.ownContent))
+	s.controller = snapside.NewCSISnapshotSideCarController(contents.client(m.opts.Snap), m.opts.Client, r.driver.Name,
+		contents, f.VolumeSnapshotClasses(),
 		tracedSnapshotter{snapshotter.NewSnapshotter(r.conn), r}, groups, m.opts.RPCTimeout, 0, snapshotPrefix, -1, groupSnapshotPrefix, -1, false, retries(),
 		group, groupInformer, groupClasses, retries())
 	if group {
