@@ -57,6 +57,7 @@ Several instances run side by side, each with its own --data-dir.`,
 	f.DurationVar(&o.FlexVolume.Call, "flexvolume-timeout", flexvolume.DefaultLimits.Call, "how long a call of a FlexVolume driver may take before it is killed")
 	f.DurationVar(&o.FlexVolume.Attach, "flexvolume-attach-timeout", flexvolume.DefaultLimits.Attach, "the same for attach, waitforattach and mountdevice")
 	f.DurationVar(&o.FlexVolume.Init, "flexvolume-init-timeout", flexvolume.DefaultLimits.Init, "the same for init")
+	f.StringVar(&o.DiscoveryConfig, "discovery-config", "", "offer local disks as volumes: the ConfigMap of the local volume static provisioner, as a manifest or as a directory with a file for each key; read again when it changes")
 	f.BoolVar(&attaches, "enable-controller-attach-detach", true, "the attach/detach controller attaches volumes; with false this node does it by itself")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error; logs are in log/ of the data directory")
 	f.BoolVar(&o.Bare, "bare", false, "no pool and no driver of our own: for `berth try`, which brings a driver")

@@ -29,6 +29,7 @@ import (
 	"berth.io/berth/internal/attach"
 	"berth.io/berth/internal/backend"
 	"berth.io/berth/internal/claim"
+	"berth.io/berth/internal/discovery"
 	"berth.io/berth/internal/docker"
 	"berth.io/berth/internal/driver"
 	"berth.io/berth/internal/driver/registrar"
@@ -70,6 +71,7 @@ type rooms struct {
 	volumes   *intree.Volumes
 	flexHost  *flexvolume.Plugin
 	agent     *node.Agent
+	discovery *discovery.Discovery // nil without --discovery-config
 	named     *volume.Service
 	engines   *docker.Plugin           // nil where container engines are not served
 	metadata  *snapshotmetadata.Server // nil when it is off
@@ -92,7 +94,7 @@ func (in *instance) newRooms() (r *rooms, err error) {
 	}
 	r.events = record.NewBroadcaster()
 	r.informers = informers.NewSharedInformerFactoryWithOptions(in.client, 0, informers.WithTransform(withoutManagedFields))
-	for _, make := range []func() error{r.makeDriver, r.makePlugins, r.makeControllers, r.makeSnapshots, r.makeProvision, r.makeMetadata, r.makeNode, r.makeNamed, r.watchPublished} {
+	for _, make := range []func() error{r.makeDriver, r.makePlugins, r.makeControllers, r.makeSnapshots, r.makeProvision, r.makeMetadata, r.makeNode, r.makeDiscovery, r.makeNamed, r.watchPublished} {
 		if err := make(); err != nil {
 			return nil, errors.Join(err, r.journal.Close())
 		}
@@ -335,6 +337,7 @@ func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
 	run(ctx, &callers, "mount", r.mount.Run)
 	run(ctx, &callers, "pod volumes", r.volumes.Run)
 	run(ctx, &callers, "node", r.agent.Run)
+	run(ctx, &callers, "discovery", r.runDiscovery)
 	run(ctx, &callers, "volume", r.runNamed)
 	run(ctx, &callers, "docker", r.runPlugin)
 	work.Go(func() error {

@@ -59,6 +59,8 @@ type Options struct {
 	// VolumePluginDir is where FlexVolume drivers are; empty: where a kubelet looks. FlexVolume bounds their call-outs.
 	VolumePluginDir string
 	FlexVolume      flexvolume.Limits
+	// DiscoveryConfig is the ConfigMap of the local volume static provisioner, a manifest or a directory; empty: no discovery.
+	DiscoveryConfig string
 	// AttachOnNode: the node attaches and detaches by itself, not the attach/detach controller.
 	AttachOnNode bool
 	// Bare leaves out the pool, our own driver and its classes: an instance for a driver that comes from outside. It
@@ -121,6 +123,9 @@ func (o *Options) possible() error {
 		if _, _, err := readManifests(f); err != nil {
 			return fmt.Errorf("--apply: %w", err)
 		}
+	}
+	if err := o.possibleDiscovery(); err != nil {
+		return fmt.Errorf("--discovery-config: %w", err)
 	}
 	if os.Geteuid() != 0 && !o.Bare {
 		return errors.New("berth up needs root: it makes loop devices and mounts")
