@@ -142,7 +142,8 @@ var callouts = map[string]callout{
 		size, err := d.ExpandVolume(ctx, o, dir, sizes[0], sizes[1])
 		return Status{NewBytes: size}, err
 	}},
-	"expandfs": {5, 5, "<options> <device> <device directory> <new bytes> <old bytes>", formats, func(ctx context.Context, d Driver, args []string) (Status, error) {
+	// Upstream names the directory of a pod (operation_generator.go, GenerateExpandInUseVolumeFunc), its documentation the device's.
+	"expandfs": {5, 5, "<options> <device> <directory> <new bytes> <old bytes>", formats, func(ctx context.Context, d Driver, args []string) (Status, error) {
 		if err := word("device", args[1]); err != nil {
 			return Status{}, err
 		}
@@ -172,6 +173,11 @@ func expansion(options, path, to, from string) (*Options, Dir, [2]int64, error) 
 		sizes[i] = n
 	}
 	dir, err := ParseDeviceDir(path)
+	if err != nil {
+		if of, mountErr := ParseMountDir(path); mountErr == nil {
+			dir, err = of, nil
+		}
+	}
 	if err != nil {
 		return nil, Dir{}, sizes, err
 	}

@@ -95,6 +95,7 @@ func TestCallouts(t *testing.T) {
 		"it goes away":                       {[]string{"fake", "init"}, func(context.Context) error { var m map[string]int; m["x"] = 1; return nil }, Failure, "nil map"},
 		"a message without an end":           {[]string{"fake", "init"}, func(context.Context) error { return errors.New(strings.Repeat("é", 5000)) }, Failure, "…"},
 		"sizes":                              {[]string{"fake", "expandvolume", "{}", deviceDir, "2048", "1024"}, fine, Success, ""},
+		"a pod's directory to grow":          {[]string{"fake", "expandfs", "{}", "", podDir, "2048", "1024"}, fine, NotSupported, "expandfs"},
 		"a size that is none":                {[]string{"fake", "expandvolume", "{}", deviceDir, "2Gi", "1024"}, fine, Failure, `new size "2Gi"`},
 		"a negative size":                    {[]string{"fake", "expandvolume", "{}", deviceDir, "2", "-1"}, fine, Failure, "old size"},
 		"a node with a dash first":           {[]string{"fake", "isattached", "{}", "-n"}, fine, Failure, "begins with a dash"},
