@@ -14,11 +14,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"berth.io/berth/internal/host/mortal"
 )
 
 // Program is the name of the API server's executable; it stands beside berth's own, or on the PATH.
@@ -90,17 +91,15 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	p.cmd.ExtraFiles = []*os.File{child}
 	p.cmd.Stdout, p.cmd.Stderr = p.tail, p.tail
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{
-		Pdeathsig: syscall.SIGKILL,
 		// A group of its own: Ctrl-C in the terminal is for `berth up`, which stops the API server last.
 		Setpgid: true,
 	}
-	started := make(chan error, 1)
-	go p.watch(started)
-	err = <-started
+	ended, err := mortal.Start(p.cmd)
 	child.Close()
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", o.Binary, err)
 	}
+	go p.watch(ended)
 	said := make(chan bool, 1)
 	go func() {
 		line, _ := bufio.NewReader(ready).ReadString('\n')
@@ -121,17 +120,9 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	}
 }
 
-// watch starts the child and waits for its end. The kernel sends the parent-death signal when the *thread* that
-// forked ends, so the goroutine keeps its thread until the child is gone.
-func (p *Process) watch(started chan<- error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	err := p.cmd.Start()
-	started <- err
-	if err != nil {
-		return
-	}
-	err = p.cmd.Wait()
+// watch waits for the child's end.
+func (p *Process) watch(ended <-chan error) {
+	err := <-ended
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {

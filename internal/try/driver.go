@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,6 +19,8 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+
+	"berth.io/berth/internal/host/mortal"
 )
 
 // readyWithin is how long a driver may take to answer after its start.
@@ -66,36 +67,32 @@ func (d *driver) start() error {
 	cmd := exec.Command(program, argv[1:]...)
 	cmd.Env = append(os.Environ(), "CSI_ENDPOINT=unix://"+d.socket, "NODE_ID="+d.node, "NODE_NAME="+d.node, "KUBE_NODE_NAME="+d.node)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = d.dir, log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	ended, started := make(chan struct{}), make(chan error, 1)
-	go func() {
-		// The parent-death signal is sent when the thread that forked ends.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		defer log.Close()
-		if err := cmd.Start(); err != nil {
-			started <- err
-			return
-		}
-		started <- nil
-		err := cmd.Wait()
-		d.mu.Lock()
-		d.exit = err
-		crash := d.serving
-		d.serving = false
-		d.mu.Unlock()
-		close(ended)
-		if crash && d.crashed != nil {
-			d.crashed(err)
-		}
-	}()
-	if err := <-started; err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	end, err := mortal.Start(cmd)
+	log.Close()
+	if err != nil {
 		return fmt.Errorf("the driver's command cannot be run: %w", err)
 	}
+	ended := make(chan struct{})
 	d.mu.Lock()
 	d.cmd, d.ended, d.exit = cmd, ended, nil
 	d.mu.Unlock()
+	go d.watch(end, ended)
 	return nil
+}
+
+// watch waits for the driver's end, and tells of one that nobody asked for.
+func (d *driver) watch(end <-chan error, ended chan<- struct{}) {
+	err := <-end
+	d.mu.Lock()
+	d.exit = err
+	crash := d.serving
+	d.serving = false
+	d.mu.Unlock()
+	close(ended)
+	if crash && d.crashed != nil {
+		d.crashed(err)
+	}
 }
 
 func (d *driver) mustListen() error {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/mortal"
 )
 
 // nodeName is the name of a bench's node.
@@ -90,24 +90,18 @@ func (in *instance) start(ctx context.Context) error {
 		}
 	}
 	in.cmd.Stdout, in.cmd.Stderr = w, w
-	in.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	in.ended = make(chan struct{})
-	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // for the parent-death signal
-		defer runtime.UnlockOSThread()
-		err := in.cmd.Start()
-		started <- err
-		if err == nil {
-			_ = in.cmd.Wait()
-		}
-		close(in.ended)
-	}()
-	if err := <-started; err != nil {
-		w.Close()
+	in.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	ended, err := mortal.Start(in.cmd)
+	w.Close()
+	if err != nil {
+		r.Close()
 		return fmt.Errorf("start the instance: %w", err)
 	}
-	w.Close()
+	in.ended = make(chan struct{})
+	go func() {
+		<-ended
+		close(in.ended)
+	}()
 	ready, said := make(chan struct{}), &strings.Builder{}
 	copied := make(chan struct{})
 	go func() {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/mortal"
 	"berth.io/berth/internal/host/mountpoint"
 )
 
@@ -101,7 +102,7 @@ func keep(ctx context.Context, o Options, j order, lock *os.File) (*Report, erro
 		cmd.Stdout = out
 	}
 	cmd.SysProcAttr = attributes(o)
-	ended, err := startMortal(cmd)
+	ended, err := mortal.Start(cmd)
 	orderR.Close()
 	answerW.Close()
 	if err != nil {
@@ -152,7 +153,7 @@ func (u usageText) Is(target error) bool { return target == ErrUsage }
 // these need a user namespace, in which the driver may mount. A driver of somebody else mounts in the namespace that
 // the bench was started in, so the bench must be there to see it.
 func attributes(o Options) *syscall.SysProcAttr {
-	a := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	a := &syscall.SysProcAttr{Setpgid: true}
 	for _, t := range []string{o.Driver, o.Controller} {
 		if t == "" {
 			continue

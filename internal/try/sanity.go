@@ -19,6 +19,7 @@ import (
 	"github.com/onsi/gomega"
 	"sigs.k8s.io/yaml"
 
+	"berth.io/berth/internal/host/mortal"
 	"berth.io/berth/internal/try/proxy"
 	"berth.io/berth/internal/try/spec"
 )
@@ -111,8 +112,8 @@ func (b *bench) runSanity(ctx context.Context, o sanityOrder, s *Step) error {
 	cmd.Env = append(os.Environ(), envRole+"="+roleSanity)
 	cmd.ExtraFiles = []*os.File{orderR, answerW}
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	ended, err := startMortal(cmd)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	ended, err := mortal.Start(cmd)
 	orderR.Close()
 	answerW.Close()
 	if err != nil {

@@ -161,7 +161,7 @@ func sweepBut(dir string, keepLedger bool) (took bool, err error) {
 			continue
 		}
 		took = true
-		errs = append(errs, boundary.Do("try/remove-work", func() error { return removal.All(filepath.Join(dir, f.Name())) }))
+		errs = append(errs, removeWork(filepath.Join(dir, f.Name())))
 	}
 	return took, errors.Join(errs...)
 }
@@ -194,11 +194,15 @@ func ours(dir string) bool {
 // sweep takes away everything of a run whose processes have ended: mounts, loop devices on files in it, the directory.
 func sweep(dir string) error {
 	errs := []error{unmountBelow(dir), detachLoops(dir)}
-	err := boundary.Do("try/remove-work", func() error { return removal.All(dir) })
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, err)
+	return errors.Join(append(errs, removeWork(dir))...)
+}
+
+func removeWork(path string) error {
+	err := boundary.Do("try/remove-work", func() error { return removal.All(path) })
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // detachLoops lets go of the loop devices whose files a driver kept below dir.
