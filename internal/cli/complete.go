@@ -72,7 +72,7 @@ func (g *global) completePods(namespace *string) cobra.CompletionFunc {
 	}
 }
 
-// completeTargets offers pvc/NAME, pod/NAME and pv/NAME, and after `pvc`, `pod` or `pv` the names.
+// completeTargets offers pvc/NAME, pod/NAME, pv/NAME and volumesnapshot/NAME, and after a kind alone the names.
 func (g *global) completeTargets(namespace *string) cobra.CompletionFunc {
 	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) > 1 {
@@ -106,6 +106,13 @@ func (g *global) completeTargets(namespace *string) cobra.CompletionFunc {
 			if list, err := client.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{}); err == nil {
 				for _, o := range list.Items {
 					names = append(names, "pv/"+o.Name)
+				}
+			}
+			if snapshots, err := g.snapshots(); err == nil {
+				if list, err := snapshots.SnapshotV1().VolumeSnapshots(*namespace).List(ctx, metav1.ListOptions{}); err == nil {
+					for i := range list.Items {
+						names = append(names, string(why.Snapshot)+"/"+list.Items[i].Name)
+					}
 				}
 			}
 			return names

@@ -9,13 +9,11 @@ import (
 	"text/tabwriter"
 	"time"
 
-	snapclient "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"berth.io/berth/internal/volume"
 )
@@ -59,15 +57,7 @@ func (v *volumeCommand) volumes() (*volume.Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := v.dir()
-	if err != nil {
-		return nil, err
-	}
-	cfg, err := clientcmd.BuildConfigFromFlags("", d.Kubeconfig())
-	if err != nil {
-		return nil, err
-	}
-	snaps, err := snapclient.NewForConfig(cfg)
+	snaps, err := v.snapshots()
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	snapclient "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,6 +20,8 @@ import (
 // Sources are what Explain may ask.
 type Sources struct {
 	Client kubernetes.Interface
+	// Snapshots is asked about VolumeSnapshots; nil where nobody asks about one.
+	Snapshots snapclient.Interface
 	// Entries of the journal, in the order in which they were recorded; may be empty.
 	Entries []trace.Entry
 	// Read, when set, is asked for the entries instead, with the names that matter: a full journal is read in a
@@ -45,6 +48,9 @@ type Holder struct {
 // Explain answers for t. It fails when t is not there and the journal does not know it either (ErrUnknown), or when
 // the API cannot be asked.
 func Explain(ctx context.Context, s Sources, t Target) (*Journey, error) {
+	if t.Kind == Snapshot {
+		return explainSnapshot(ctx, s, t)
+	}
 	f, found, err := gather(ctx, s.Client, t)
 	if err != nil {
 		return nil, err

@@ -22,15 +22,18 @@ const (
 	PVC Kind = "pvc"
 	PV  Kind = "pv"
 	Pod Kind = "pod"
+	// Snapshot is a VolumeSnapshot.
+	Snapshot Kind = "volumesnapshot"
 )
 
 var kindNames = map[string]Kind{
 	"pvc": PVC, "pvcs": PVC, "claim": PVC, "persistentvolumeclaim": PVC, "persistentvolumeclaims": PVC,
 	"pv": PV, "pvs": PV, "volume": PV, "persistentvolume": PV, "persistentvolumes": PV,
 	"pod": Pod, "pods": Pod, "po": Pod,
+	"volumesnapshot": Snapshot, "volumesnapshots": Snapshot, "vs": Snapshot, "snapshot": Snapshot, "snapshots": Snapshot, "volumesnapshot.snapshot.storage.k8s.io": Snapshot,
 }
 
-// ParseTarget reads "pvc/NAME", "pod/NAME" or "pv/NAME", with the names that kubectl knows for the kinds. One without
+// ParseTarget reads "pvc/NAME", "pod/NAME", "pv/NAME" or "volumesnapshot/NAME", with the names that kubectl knows for the kinds. One without
 // a kind is a claim.
 func ParseTarget(namespace, arg string) (Target, error) {
 	kind, name, found := strings.Cut(arg, "/")
@@ -39,7 +42,7 @@ func ParseTarget(namespace, arg string) (Target, error) {
 	}
 	k, known := kindNames[strings.ToLower(kind)]
 	if !known || name == "" || strings.Contains(name, "/") {
-		return Target{}, fmt.Errorf("%q: say pvc/NAME, pod/NAME or pv/NAME", arg)
+		return Target{}, fmt.Errorf("%q: say pvc/NAME, pod/NAME, pv/NAME or volumesnapshot/NAME", arg)
 	}
 	if k == PV {
 		namespace = ""
@@ -63,7 +66,9 @@ type Journey struct {
 	// Pod is set when the question is about a pod, or one uses the volume.
 	Pod     *PodState `json:"pod,omitempty"`
 	Volumes []Volume  `json:"volumes,omitempty"`
-	// Waiting and Problem are the pod's own (scheduling, containers); those of its volumes are with the volumes.
+	// Snapshot is set when the question is about one.
+	Snapshot *SnapshotState `json:"snapshot,omitempty"`
+	// Waiting and Problem are the pod's own (scheduling, containers), or the snapshot's; those of its volumes are with the volumes.
 	Waiting *Waiting `json:"waiting,omitempty"`
 	Problem *Problem `json:"problem,omitempty"`
 	Notes   []string `json:"notes,omitempty"`

@@ -64,6 +64,9 @@ func (p *printer) journey(j *Journey) {
 		}
 		p.printf("\n")
 	}
+	if j.Snapshot != nil {
+		p.snapshot(j)
+	}
 	inline := 0
 	for i := range j.Volumes {
 		v := &j.Volumes[i]
