@@ -39,7 +39,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if shared, err = instance.New(dir, "--pool-size", "6Gi"); err == nil {
+	if shared, err = instance.New(dir, "--pool-size", "6Gi", "--volume-plugin-dir", flexVolumeDir(dir)); err == nil {
 		err = shared.Start(context.Background())
 	}
 	if err != nil {
@@ -133,7 +133,7 @@ func own(t *testing.T, args ...string) *instance.Instance {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, err := instance.New(dir, append([]string{"--pool-size", "2Gi"}, args...)...)
+	in, err := instance.New(dir, append([]string{"--pool-size", "2Gi", "--volume-plugin-dir", flexVolumeDir(dir)}, args...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

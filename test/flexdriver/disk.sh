@@ -1,10 +1,10 @@
-# A real device: a loop device on $STATE/disks/NAME, which the host formats, mounts, binds and grows.
+# A real device: a loop device on $STATE/disks/NAME, of 320 MiB (XFS wants 300), which the host formats, mounts, binds and grows.
 case "$op" in
 init) answer '{"status":"Success"}' ;;
 attach)
 	mkdir -p "$STATE/disks"
 	file=$STATE/disks/$(option "$1" kubernetes.io/pvOrVolumeName)
-	[ -f "$file" ] || truncate -s 64M "$file"
+	[ -f "$file" ] || truncate -s 320M "$file"
 	device=$(losetup -j "$file" | head -n 1 | cut -d: -f1)
 	[ -n "$device" ] || device=$(losetup --find --show "$file") || failure "losetup"
 	answer "{\"status\":\"Success\",\"device\":\"$device\"}"

@@ -134,7 +134,7 @@ func (p *Plugin) unpublish(ctx context.Context, name string, r plugin.UnpublishR
 		if errors.Is(err, errNotSupported) {
 			err = cleanUp(target)
 		}
-		err = p.tolerate(target, mounted, err)
+		err = p.tolerate(ctx, target, mounted, err)
 	case p.givenUp(err):
 		p.log.Warn("a FlexVolume is unmounted without its driver, which is gone: what the driver has beside the mount stays", "path", target, "driver", name, "err", err)
 		err = cleanUp(target)
@@ -148,13 +148,13 @@ func (p *Plugin) unpublish(ctx context.Context, name string, r plugin.UnpublishR
 	return p.removeTarget(target, recordPath)
 }
 
-// tolerate goes on after a driver has refused several times to unmount what was not mounted: after a crash between its unmount and
-// our note of it, many a driver fails because nothing is mounted, for ever. One that fails while it has something to undo beside
-// the mount has had its tries.
-func (p *Plugin) tolerate(target string, mounted bool, err error) error {
+// tolerate goes on after a driver has failed several times to unmount what was not mounted: after a crash between its unmount and
+// our note of it, many a driver fails because nothing is mounted, for ever; so does one that rots in all that it does. One that
+// fails while it has something to undo beside the mount has had its tries.
+func (p *Plugin) tolerate(ctx context.Context, target string, mounted bool, err error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err == nil || mounted || errors.Is(err, plugin.ErrUncertain) {
+	if err == nil || mounted || ctx.Err() != nil {
 		delete(p.refusals, target)
 		return err
 	}
@@ -162,7 +162,7 @@ func (p *Plugin) tolerate(target string, mounted bool, err error) error {
 		return err
 	}
 	delete(p.refusals, target)
-	p.log.Warn("a FlexVolume driver refuses to unmount what is not mounted; going on", "path", target, "refused", toleratedRefusals, "err", err)
+	p.log.Warn("a FlexVolume driver fails to unmount what is not mounted; going on", "path", target, "refused", toleratedRefusals, "err", err)
 	return nil
 }
 

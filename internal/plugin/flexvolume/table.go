@@ -272,6 +272,9 @@ func (t *table) examined(e *entry, f found, d *driver, err error) {
 		e.since = time.Now()
 	}
 	if d == nil {
+		if before != nil {
+			t.wakeAfterGrace(e.name)
+		}
 		t.log.Warn("FlexVolume driver is not loaded", "driver", e.label(), "reason", reason)
 		t.tell(v1.EventTypeWarning, "FlexVolumeDriverNotLoaded", fmt.Sprintf("FlexVolume driver %s is not loaded: %s", e.label(), reason))
 		return
@@ -330,8 +333,23 @@ func (t *table) vanished(e *entry) {
 		return
 	}
 	e.driver = nil
+	t.wakeAfterGrace(e.name)
 	t.log.Warn("FlexVolume driver was removed", "driver", e.name, "dir", t.root)
 	t.tell(v1.EventTypeWarning, "FlexVolumeDriverRemoved", fmt.Sprintf("FlexVolume driver %s was removed from %s", e.name, t.root))
+}
+
+// wakeAfterGrace lets those look again who have volumes of a driver that is gone: then they may be unmounted without it.
+func (t *table) wakeAfterGrace(name string) {
+	time.AfterFunc(driverGrace+10*time.Millisecond, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.stopped {
+			return
+		}
+		for _, f := range t.notify {
+			go f(name)
+		}
+	})
 }
 
 // label is for messages about a directory that may be no driver.
@@ -467,7 +485,7 @@ func (t *table) status() []DriverStatus {
 	return out
 }
 
-// onLoaded has f called, in a goroutine of its own, after a driver was loaded.
+// onLoaded has f called, in a goroutine of its own, after a driver was loaded, and when one that is gone is given up.
 func (t *table) onLoaded(f func(driver string)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
