@@ -18,6 +18,7 @@ import (
 	"berth.io/berth/internal/block/pool"
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/host/filesystem"
+	"berth.io/berth/internal/host/loop"
 	"berth.io/berth/internal/host/mountpoint"
 )
 
@@ -112,10 +113,12 @@ func (b *Backend) quiesced(ctx context.Context, volumes []held, c pool.Copying) 
 	return nil
 }
 
-// While they come nearer, the filesystem is synced and the copy follows what is written. What is left then is for the freeze.
+// While it becomes less, the filesystem is synced and the copy follows what is written. What is left then is for the freeze.
 const (
 	mostSyncs = 4
 	shortSync = 20 * time.Millisecond
+	// littleWritten during a sync, and another one has nothing to do.
+	littleWritten = 256 << 10
 )
 
 // approach does all that can be done with writes going on.
@@ -128,7 +131,7 @@ func (b *Backend) approach(ctx context.Context, all []*freezing, c pool.Copying)
 		if err := c.Approach(); err != nil || len(all) == 0 {
 			return err
 		}
-		began := time.Now()
+		began, before := time.Now(), writtenTo(all)
 		for _, f := range all {
 			f.h.Step("syncing its filesystem before freezing it")
 			if err := b.sync(ctx, f); err != nil {
@@ -136,12 +139,21 @@ func (b *Backend) approach(ctx context.Context, all []*freezing, c pool.Copying)
 			}
 		}
 		took := time.Since(began)
-		if took < shortSync || last > 0 && took > last/4*3 {
+		if took < shortSync || last > 0 && took > last/4*3 || writtenTo(all)-before < littleWritten {
 			return nil
 		}
 		last = took
 	}
 	return nil
+}
+
+// writtenTo is how much was ever written to them; what cannot be known does not count.
+func writtenTo(all []*freezing) (sum int64) {
+	for _, f := range all {
+		n, _ := loop.WrittenBytes(f.device)
+		sum += n
+	}
+	return sum
 }
 
 // sync can hang as long as the disk does.
@@ -159,7 +171,8 @@ func (b *Backend) sync(ctx context.Context, f *freezing) error {
 // freezing is one filesystem on its way to being frozen, and back.
 type freezing struct {
 	held
-	root *os.File // where it is mounted
+	root   *os.File // where it is mounted
+	device string   // it is mounted from
 
 	mu       sync.Mutex
 	begun    bool // the kernel has the request, and has not answered
@@ -191,7 +204,7 @@ func (b *Backend) freezable(one held, several bool) (*freezing, error) {
 			root.Close()
 			continue
 		}
-		return &freezing{held: one, root: root}, nil
+		return &freezing{held: one, root: root, device: dev.Name()}, nil
 	}
 	if several {
 		return nil, fmt.Errorf("%w: volume %s is attached as a block device: nothing can hold back what its user writes, so that no snapshot of it and of others is of one instant; stop its pods, or leave it out of the group", backend.ErrCannotFreeze, one.v.ID)

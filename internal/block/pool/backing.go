@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,6 +28,9 @@ func (p *Pool) reserve(n int64) error {
 		ok = p.account.reserve(n)
 		p.mu.Unlock()
 	}
+	p.mu.Lock()
+	p.released = max(0, p.released-n)
+	p.mu.Unlock()
 	p.changedCapacity()
 	return nil
 }
@@ -34,6 +38,9 @@ func (p *Pool) reserve(n int64) error {
 func (p *Pool) release(n int64) {
 	p.mu.Lock()
 	p.account.release(n)
+	if p.o.GiveBackAfter > 0 {
+		p.released += n
+	}
 	p.mu.Unlock()
 	p.changedCapacity()
 }
@@ -47,28 +54,36 @@ func (p *Pool) kick() {
 }
 
 // keepHeadroom backs space ahead of use and gives back what is far beyond it. It acts when a promise was made or taken
-// back, and is idle otherwise.
+// back, and once more when nothing of that kind has happened for a while; it is idle otherwise.
 func (p *Pool) keepHeadroom(ctx context.Context) {
 	defer close(p.done)
+	quiet := time.NewTimer(p.o.GiveBackAfter)
+	defer quiet.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.wake:
+			quiet.Reset(p.o.GiveBackAfter)
+		case <-quiet.C:
+			p.mu.Lock()
+			p.released = 0
+			p.mu.Unlock()
 		}
 		if p.image == nil {
 			continue // a device is backed as a whole
 		}
 		p.mu.Lock()
-		a := p.account
+		a, released := p.account, p.released
 		p.mu.Unlock()
 		var err error
-		// The two thresholds are far apart, so that a volume made and deleted in turn moves nothing.
+		// The two thresholds are far apart, and what was just released may soon be wanted again, so that a volume made and deleted in
+		// turn moves nothing.
 		switch keep := a.headroom(); {
 		case a.free() < keep/2:
 			err = p.backMore(keep)
-		case a.free() > 3*keep:
-			err = p.giveBack(keep + keep/2)
+		case a.free() > 3*keep+released:
+			err = p.giveBack(keep + keep/2 + released)
 		}
 		if err != nil && !errors.Is(err, ErrNoSpace) && !errors.Is(err, ErrTooLarge) {
 			p.o.Log.Error("change the backing of the pool", slog.Any("error", err))

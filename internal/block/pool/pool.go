@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,7 +28,10 @@ type Options struct {
 	Device string
 	// LimitBytes is the largest that the pool file may grow; 0: three quarters of what the host's disk has free.
 	LimitBytes int64
-	Loops      *loop.Table
+	// GiveBackAfter is for how long what was promised and is not any more stays ready for the next promise, before the host's disk has
+	// it again: 0 for a minute, negative for no time.
+	GiveBackAfter time.Duration
+	Loops         *loop.Table
 	Log        *slog.Logger
 }
 
@@ -40,8 +44,9 @@ type Pool struct {
 	marker marker
 	sector uint32
 
-	mu        sync.Mutex // account, volumes, snapshots, groups, changed
+	mu        sync.Mutex // account, released, volumes, snapshots, groups, changed
 	account   account
+	released  int64 // since keepHeadroom last gave back, and not promised again
 	volumes   map[string]Volume
 	snapshots map[string]Snapshot
 	groups    map[string]Group
@@ -77,6 +82,9 @@ func Open(ctx context.Context, o Options) (*Pool, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.GiveBackAfter == 0 {
+		o.GiveBackAfter = time.Minute
 	}
 	if o.Loops == nil {
 		t, err := loop.NewTable()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -150,9 +151,34 @@ func TestTheHostsDiskFillsUp(t *testing.T) {
 	_ = free
 }
 
+// What a deleted volume had stays backed for the next one, and goes back to the host when nobody has wanted it for a while.
+func TestVolumesInTurnMoveNothing(t *testing.T) {
+	p := openTest(t, Options{Dir: t.TempDir(), LimitBytes: 8 * gib, GiveBackAfter: 3 * time.Second})
+	for range 2 {
+		mustCreate(t, p, "big", 6*gib)
+		waitIdle(p)
+		grown := p.Capacity().Backed
+		if err := p.Delete("big"); err != nil {
+			t.Fatal(err)
+		}
+		waitIdle(p)
+		if now := p.Capacity().Backed; now != grown {
+			t.Errorf("backed: %d MiB with the volume, %d MiB just after it", grown/mib, now/mib)
+		}
+	}
+	grown := p.Capacity().Backed
+	for deadline := time.Now().Add(time.Minute); p.Capacity().Backed > grown-3*gib; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("backed: %d MiB with the volume, %d MiB long after it", grown/mib, p.Capacity().Backed/mib)
+		}
+	}
+	waitIdle(p)
+	checkPromise(t, p)
+}
+
 // What is freed beyond the headroom returns to the host, and is allocated again before it is promised again.
 func TestFreedSpaceReturnsToTheHost(t *testing.T) {
-	o := Options{Dir: t.TempDir(), LimitBytes: 8 * gib}
+	o := Options{Dir: t.TempDir(), LimitBytes: 8 * gib, GiveBackAfter: -1}
 	p := openTest(t, o)
 	mustCreate(t, p, "big", 6*gib)
 	waitIdle(p)

@@ -95,3 +95,27 @@ func set(dir, name, value string) error {
 	}
 	return nil
 }
+
+// WrittenBytes is how much was written to the device called name (/dev/loopN) since it has its number: the difference of two of
+// them tells how busy it is.
+func WrittenBytes(name string) (int64, error) {
+	line, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(name), "stat"))
+	if err != nil {
+		return 0, fmt.Errorf("read how much was written to %s: %w", name, err)
+	}
+	return parseWritten(string(line))
+}
+
+// parseWritten reads the seventh field, sectors of 512 bytes (Documentation/block/stat.rst).
+func parseWritten(stat string) (int64, error) {
+	const sectorsWritten, sectorBytes = 6, 512
+	words := strings.Fields(stat)
+	if len(words) <= sectorsWritten {
+		return 0, fmt.Errorf("the statistics of a device: %q", stat)
+	}
+	n, err := strconv.ParseInt(words[sectorsWritten], 10, 64)
+	if err != nil || n < 0 || n > 1<<62/sectorBytes {
+		return 0, fmt.Errorf("the statistics of a device: %q", stat)
+	}
+	return n * sectorBytes, nil
+}
