@@ -107,7 +107,7 @@ end() {
 up() {
   local keeper
   mkdir -p "$STATE"
-  rm -f "$STATE/input"
+  rm -f "$STATE/input" "$STATE/up.log" # another life's "ready"
   mkfifo "$STATE/input" # opened for writing, too, it never ends
   setsid "$here/cluster.sh" run <>"$STATE/input" >"$STATE/up.log" 2>&1 &
   keeper=$!

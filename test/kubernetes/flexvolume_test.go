@@ -111,43 +111,14 @@ func TestFlexVolumeFailureIsToldAndTriedAgain(t *testing.T) {
 func TestFlexVolumeThatAttaches(t *testing.T) {
 	s := tell(t)
 	driver, calls := s.installFixture("loop")
-	volume := "loop-" + s.ns
-	s.apply(fmt.Sprintf(`
-apiVersion: v1
-kind: PersistentVolume
-metadata: {name: %s}
-spec:
-  capacity: {storage: 64Mi}
-  accessModes: [ReadWriteOnce]
-  persistentVolumeReclaimPolicy: Retain
-  claimRef: {namespace: %s, name: data}
-  flexVolume: {driver: %s, fsType: ext4}
----
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: data}
-spec:
-  accessModes: [ReadWriteOnce]
-  storageClassName: ""
-  volumeName: %s
-  resources: {requests: {storage: 64Mi}}
----`, volume, s.ns, driver, volume))
-	t.Cleanup(func() {
-		if out, err := output(shared.inside(context.Background(), "kubectl", "delete", "persistentvolume", volume, "--wait=false")); err != nil {
-			t.Errorf("%v %s", err, out)
-		}
-	})
-	attached := func() string {
-		return s.kubectl("get", "node", "-o", "jsonpath={.items[*].status.volumesAttached[*].name}")
-	}
-
+	volume := s.claim(driver, "64Mi", "ext4", "{}")
 	s.apply(podYAML("first", "persistentVolumeClaim: {claimName: data}"))
 	s.ready("first")
 	s.inPod("first", "sh", "-c", "echo kept >/data/file; sync")
 	if view := s.mountInPod("first", "/data"); view[2] != "ext4" || !strings.HasPrefix(view[0], "/dev/loop") {
 		t.Errorf("the pod has %q mounted", view)
 	}
-	if got := attached(); !strings.Contains(got, volume) {
+	if got := s.attached(); !strings.Contains(got, volume) {
 		t.Errorf("the node's attached volumes are %q", got)
 	}
 	calls.inOrder(t, "attach", "waitforattach", "mountdevice", "mount")
@@ -162,12 +133,7 @@ spec:
 	})
 
 	s.deletePod("first")
-	s.until("the volume detached", func() error {
-		if got := attached(); got != "" {
-			return fmt.Errorf("the node's attached volumes are %q", got)
-		}
-		return nil
-	})
+	s.detached(volume)
 	calls.inOrder(t, "mountdevice", "unmountdevice", "detach")
 	if detach := calls.one(t, "detach"); detach[1] != volume || detach[2] != "node1" {
 		t.Errorf("detached by %q", detach)
@@ -181,6 +147,62 @@ spec:
 	if got := s.inPod("second", "cat", "/data/file"); got != "kept\n" {
 		t.Errorf("the second pod reads %q", got)
 	}
+}
+
+// claim makes the claim "data" and the PersistentVolume of a FlexVolume driver that it is bound to, and returns that one's
+// name. options is YAML.
+func (s *story) claim(driver, size, fsType, options string) (volume string) {
+	s.Helper()
+	volume = "data-" + s.ns
+	s.apply(fmt.Sprintf(`
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: made-by-hand}
+provisioner: kubernetes.io/no-provisioner
+allowVolumeExpansion: true
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: %[1]s}
+spec:
+  capacity: {storage: %[4]s}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Retain
+  storageClassName: made-by-hand
+  claimRef: {namespace: %[2]s, name: data}
+  flexVolume: {driver: %[3]s, fsType: %[5]s, options: %[6]s}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec:
+  accessModes: [ReadWriteOnce]
+  storageClassName: made-by-hand
+  volumeName: %[1]s
+  resources: {requests: {storage: %[4]s}}
+`, volume, s.ns, driver, size, fsType, options))
+	s.last = append(s.last, func() error {
+		_, err := output(shared.inside(context.Background(), "kubectl", "delete", "persistentvolume", volume, "--timeout=60s"))
+		return err
+	})
+	return volume
+}
+
+// attached are the volumes that the controller manager says are attached to the node.
+func (s *story) attached() string {
+	s.Helper()
+	return s.kubectl("get", "node", "-o", "jsonpath={.items[*].status.volumesAttached[*].name}")
+}
+
+// detached waits until a volume is attached no more.
+func (s *story) detached(volume string) {
+	s.Helper()
+	s.until(volume+" detached", func() error {
+		if got := s.attached(); strings.Contains(got, volume) {
+			return fmt.Errorf("the node's attached volumes are %q", got)
+		}
+		return nil
+	})
 }
 
 // nodeDirectory makes a directory on the node, as the node knows it: below /var/lib.

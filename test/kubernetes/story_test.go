@@ -77,7 +77,7 @@ func (s *story) kubectl(args ...string) string {
 	return s.inside(append([]string{"kubectl", "-n", s.ns}, args...)...)
 }
 
-// apply makes objects. Those without a namespace of their own (PersistentVolume) end with the story, too.
+// apply makes objects, in the story's namespace where they have one.
 func (s *story) apply(yaml string) {
 	s.Helper()
 	cmd := shared.inside(s.ctx, "kubectl", "-n", s.ns, "apply", "-f", "-")
