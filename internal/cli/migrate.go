@@ -191,6 +191,8 @@ func (f *migrateFlags) reach() (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--kubeconfig: %w", err)
 	}
+	cfg.Timeout = time.Minute // of one request; a watch is begun anew
+	cfg.QPS, cfg.Burst = 50, 100
 	return kubernetes.NewForConfig(cfg)
 }
 
