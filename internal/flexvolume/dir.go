@@ -61,12 +61,6 @@ func dir(parts []string, root int, vendor, driver string) Dir {
 	}
 }
 
-// DeviceDir is where the host mounts the device called volume, for a directory of mount.
-func (d Dir) DeviceDir(volume string) Dir {
-	below := filepath.Join("plugins", "kubernetes.io", "flexvolume", d.Vendor, d.Driver, "mounts", volume)
-	return Dir{Root: d.Root, Below: below, Vendor: d.Vendor, Driver: d.Driver, Volume: volume}
-}
-
 // elements splits an absolute path that says what it means: no empty, `.` or `..` element, no control character.
 func elements(path string) ([]string, error) {
 	switch {

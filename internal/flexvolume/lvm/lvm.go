@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -130,14 +129,6 @@ func (driver) Mount(ctx context.Context, dir flexvolume.Dir, o *flexvolume.Optio
 	if err != nil {
 		return err
 	}
-	global, err := mounted(dir.DeviceDir(v.Mapping()))
-	if err != nil {
-		return err
-	}
-	if global == nil {
-		return v.mount(ctx, dir)
-	}
-	defer global.Close()
 	path, err := v.ready(ctx)
 	if err != nil {
 		return err
@@ -147,27 +138,44 @@ func (driver) Mount(ctx context.Context, dir flexvolume.Dir, o *flexvolume.Optio
 		return err
 	}
 	defer d.Close()
-	if err := d.At(global); err != nil {
+	global, err := mounted(d, dir)
+	if err != nil {
 		return err
 	}
+	if global == nil {
+		return v.mount(ctx, dir)
+	}
+	defer global.Close()
 	return d.Bind(ctx, global, v.filesystem.ReadOnly, dir.Root, dir.Below)
 }
 
-// mounted opens a directory where something is mounted; nil where nothing is.
-func mounted(dir flexvolume.Dir) (*fsmount.Target, error) {
-	t, err := fsmount.Open(dir.Root, dir.Below)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+// mounted finds where the host has the device mounted for the pods of dir's driver, whatever the host calls the volume there; nil where
+// it has not.
+func mounted(d *fsmount.Device, dir flexvolume.Dir) (*fsmount.Target, error) {
+	root, err := filepath.EvalSymlinks(dir.Root)
 	if err != nil {
 		return nil, err
 	}
-	m, err := t.Mounted()
-	if err != nil || m == nil {
-		t.Close()
+	mounts, err := fsmount.MountsOf(d.Major, d.Minor)
+	if err != nil {
 		return nil, err
 	}
-	return t, nil
+	for _, m := range mounts {
+		at, err := flexvolume.ParseDeviceDir(m.Path)
+		if err != nil || at.Root != root || at.Vendor != dir.Vendor || at.Driver != dir.Driver || m.Root != "/" {
+			continue
+		}
+		t, err := fsmount.Open(at.Root, at.Below)
+		if err != nil {
+			return nil, err
+		}
+		if err := d.At(t); err != nil { // something else is over it
+			t.Close()
+			return nil, err
+		}
+		return t, nil
+	}
+	return nil, nil
 }
 
 // ready answers the volume's device, made and activated.

@@ -142,7 +142,7 @@ func (f *CIFS) Mount(ctx context.Context, root, below string) error {
 // run asks mount.cifs. The credentials are a file in memory that the program inherits, and that nobody else has a name for: they
 // stand neither on its command line nor in its environment nor on a disk.
 func (f *CIFS) run(ctx context.Context, dir string) error {
-	options := slices.Clone(f.options)
+	options := slices.DeleteFunc(slices.Clone(f.options), accessOption)
 	var files []*os.File
 	if f.credentials != (Credentials{}) {
 		secret, err := f.credentials.file()
@@ -151,9 +151,6 @@ func (f *CIFS) run(ctx context.Context, dir string) error {
 		}
 		defer secret.Close()
 		files, options = []*os.File{secret}, append(options, "credentials=/proc/self/fd/3")
-	}
-	if f.readOnly {
-		options = append(slices.DeleteFunc(options, func(o string) bool { return o == "rw" }), "ro")
 	}
 	args := []string{f.source, dir, "-n"}
 	if len(options) > 0 {

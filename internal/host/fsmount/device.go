@@ -198,7 +198,7 @@ func (d *Device) same(readOnly bool) func(*Mount) error {
 // detached mounts d nowhere yet. A filesystem that is mounted writable elsewhere cannot be opened read-only as well (EBUSY):
 // then this mount alone is read-only.
 func (d *Device) detached(fsType string, fs *Filesystem) (*os.File, error) {
-	options := slices.DeleteFunc(slices.Clone(fs.options), func(o string) bool { return o == "rw" || o == "ro" })
+	options := slices.DeleteFunc(slices.Clone(fs.options), accessOption)
 	f, err := openMount(fsType, d.Path, options, fs.ReadOnly, fs.ReadOnly)
 	if errors.Is(err, unix.EBUSY) && fs.ReadOnly {
 		f, err = openMount(fsType, d.Path, options, false, true)

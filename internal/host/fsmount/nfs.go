@@ -65,10 +65,7 @@ func (n *NFS) Mount(ctx context.Context, root, below string) error {
 // run asks mount.nfs, which knows how to find a version that both speak. It takes the two paths first, options after them. It may
 // not try for minutes (retry=0), nor write to /etc/mtab (-n): a table of mounts that are in another namespace.
 func (n *NFS) run(ctx context.Context, dir string) error {
-	options := append(slices.Clone(n.options), "retry=0")
-	if n.readOnly {
-		options = append(slices.DeleteFunc(options, func(o string) bool { return o == "rw" }), "ro")
-	}
+	options := append(slices.DeleteFunc(slices.Clone(n.options), accessOption), "retry=0")
 	_, err := command.Output(ctx, shareDeadline, nil, "mount.nfs", n.server+":"+n.share, dir, "-n", "-o", strings.Join(options, ","))
 	return n.failed(err)
 }
@@ -90,6 +87,10 @@ func (n *NFS) same(m *Mount) error {
 	}
 	return sameAccess(m, n.readOnly)
 }
+
+// accessOption: whether a share may be written to is said of the mount at the directory. The filesystem itself is one for all mounts of
+// the share on this machine; made read-only by the first, it would be so for those that come later (NFS, sharecache).
+func accessOption(o string) bool { return o == "ro" || o == "rw" }
 
 // lastOf is the last of the options that is one of the names.
 func lastOf(options []string, names ...string) string {

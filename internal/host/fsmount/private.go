@@ -35,6 +35,11 @@ func detachedShare(ctx context.Context, dir, subPath string, attr uint64, magic 
 	}
 	done := make(chan result, 1)
 	go func() {
+		defer func() {
+			if p := recover(); p != nil { // one who mounts for others goes on
+				done <- result{nil, fmt.Errorf("a defect while mounting: %v", p)}
+			}
+		}()
 		runtime.LockOSThread() // for good: the thread ends with the goroutine, and the namespace with the thread
 		tree, err := inPrivate(dir, subPath, attr, magic, mount)
 		done <- result{tree, err}

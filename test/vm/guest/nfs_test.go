@@ -5,6 +5,7 @@ package guest
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -119,6 +120,31 @@ func TestNFSOccupied(t *testing.T) {
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	succeeds(t, "nfs", "unmount", dir)
+}
+
+// Two pods have one share, one of them read-only: neither takes the other's access away, whichever comes first.
+func TestAccessIsEachMountsOwn(t *testing.T) {
+	started(t, nfsServer)
+	started(t, smbServer)
+	for driver, share := range map[string]map[string]string{"nfs": nfsShare, "cifs": smbShare} {
+		for name, order := range map[string][]string{"the reader first": {"ro", "rw"}, "the writer first": {"rw", "ro"}} {
+			t.Run(driver+", "+name, func(t *testing.T) {
+				dirs := map[string]string{"ro": podDir(t, driver), "rw": podDir(t, driver) + "-rw"}
+				for _, access := range order {
+					succeeds(t, driver, "mount", dirs[access], options(with(share, "kubernetes.io/readwrite", access)))
+				}
+				write(t, filepath.Join(dirs["rw"], "shared"), "written")
+				holds(t, filepath.Join(dirs["ro"], "shared"), "written")
+				if err := os.WriteFile(filepath.Join(dirs["ro"], "shared"), nil, 0o644); !errors.Is(err, syscall.EROFS) {
+					t.Errorf("the reader wrote: %v", err)
+				}
+				for _, access := range order {
+					succeeds(t, driver, "unmount", dirs[access])
+					notMounted(t, dirs[access])
+				}
+			})
+		}
+	}
 }
 
 // The directory, or one on its way, is a link: refused by name, what it leads to stays as it is.
