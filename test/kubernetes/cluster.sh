@@ -68,7 +68,10 @@ clean() {
 
 run() {
   [ "$(id -u)" = 0 ] || fail "needs root"
-  local ns lifeline first
+  local ns lifeline first command
+  for command in containerd runc iptables ip openssl /usr/lib/cni/bridge etcd kubelet; do
+    command -v "$command" >/dev/null || fail "there is no $command; \`make test-kubernetes\` installs and builds what is needed"
+  done
   exec 3<&0 9>>"$STATE/lock"
   flock -n 9 || fail "already runs; end it with: $here/cluster.sh down"
   clean
