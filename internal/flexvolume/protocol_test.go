@@ -92,7 +92,7 @@ func TestCallouts(t *testing.T) {
 		"a hundred thousand brackets":        {[]string{"fake", "mount", podDir, `{"a":` + strings.Repeat("[", 100_000)}, fine, Failure, "not"},
 		"it fails":                           {[]string{"fake", "init"}, func(context.Context) error { return errors.New("no disk\x00\nat all") }, Failure, "fake init: no disk  at all"},
 		"it panics":                          {[]string{"fake", "init"}, func(context.Context) error { panic("index out of range") }, Failure, "defect in the driver: index out of range"},
-		"it goes away":                       {[]string{"fake", "init"}, func(context.Context) error { var m map[string]int; m["x"] = 1; return nil }, Failure, "nil map"},
+		"it reads past an end":               {[]string{"fake", "init"}, func(context.Context) error { return []error{}[len(os.Args)] }, Failure, "index out of range"},
 		"a message without an end":           {[]string{"fake", "init"}, func(context.Context) error { return errors.New(strings.Repeat("é", 5000)) }, Failure, "…"},
 		"sizes":                              {[]string{"fake", "expandvolume", "{}", deviceDir, "2048", "1024"}, fine, Success, ""},
 		"a pod's directory to grow":          {[]string{"fake", "expandfs", "{}", "", podDir, "2048", "1024"}, fine, NotSupported, "expandfs"},

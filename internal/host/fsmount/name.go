@@ -91,7 +91,7 @@ func checkPath(what, s string) error {
 	}
 	for part := range strings.SplitSeq(s, "/") {
 		if part == ".." {
-			return fmt.Errorf("%s %.80q: %w: it has an element ..", what, s, ErrName)
+			return fmt.Errorf("%s %.80q: %w: it has .. as an element", what, s, ErrName)
 		}
 		if len(part) > 255 {
 			return fmt.Errorf("%s: %w: an element has %d bytes, a name has at most 255", what, ErrName, len(part))
