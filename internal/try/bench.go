@@ -20,7 +20,7 @@ import (
 	"berth.io/berth/internal/try/spec"
 )
 
-// stepWithin bounds one step.
+// stepWithin bounds one step, once the instance is there.
 const stepWithin = 90 * time.Second
 
 // bench is one run.
@@ -216,8 +216,7 @@ func (b *bench) close() {
 // do runs one step and reports it. An error ends the run.
 func (b *bench) do(ctx context.Context, d stepDef) error {
 	s := &Step{Name: d.name, Title: d.title, Began: time.Now()}
-	stepCtx, cancel := context.WithTimeoutCause(ctx, stepWithin, fmt.Errorf("not done within %s", stepWithin))
-	stepCtx, giveUp := context.WithCancelCause(stepCtx)
+	stepCtx, giveUp := context.WithCancelCause(ctx)
 	b.mu.Lock()
 	b.step, b.giveUp, b.refused = s, giveUp, map[string]int{}
 	b.mu.Unlock()
@@ -228,6 +227,7 @@ func (b *bench) do(ctx context.Context, d stepDef) error {
 			err = end
 		}
 	}
+	stepCtx, cancel := context.WithTimeoutCause(stepCtx, stepWithin, fmt.Errorf("not done within %s", stepWithin))
 	if err == nil {
 		err = d.run(b, stepCtx, s)
 	}

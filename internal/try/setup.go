@@ -52,19 +52,24 @@ func (b *bench) beginInstance(ctx context.Context) {
 	}()
 }
 
+// announceWithin bounds the registration of the driver and the making of its classes.
+const announceWithin = time.Minute
+
 // awaitInstance returns when the driver is registered in the instance and its classes are there.
 func (b *bench) awaitInstance(ctx context.Context) error {
 	if b.inReady {
 		return nil
 	}
 	select {
-	case err := <-b.startingIn:
+	case err := <-b.startingIn: // within startWithin
 		if err != nil {
 			return err
 		}
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, announceWithin, fmt.Errorf("the driver was not announced to the instance within %s", announceWithin))
+	defer cancel()
 	if err := b.register(ctx); err != nil {
 		return err
 	}

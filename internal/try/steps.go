@@ -17,15 +17,15 @@ type stepDef struct {
 // The groups of steps, which --only and --skip take as well as names.
 const (
 	groupProtocol = "protocol" // RPCs that the bench makes itself
-	groupFlow     = "flow"     // through the API
 	groupSanity   = "sanity"
+	groupFlow     = "flow" // through the API
 	groupFaults   = "faults"
 )
 
 // first is the step that all others need.
 const first = "identity"
 
-// allSteps in the order of a run.
+// allSteps in the order of a run: while the instance starts, what does without it is done.
 func allSteps() []stepDef {
 	return []stepDef{
 		{first, groupProtocol, "who the driver is and what it promises", false, (*bench).stepIdentity},
@@ -33,6 +33,7 @@ func allSteps() []stepDef {
 		{"promises", groupProtocol, "every RPC that it promises is there", false, (*bench).stepPromises},
 		{"idempotency", groupProtocol, "the same request again", false, (*bench).stepIdempotency},
 		{"paging", groupProtocol, "ListVolumes page by page", false, (*bench).stepPaging},
+		{"csi-sanity", groupSanity, "the official conformance suite", false, (*bench).stepSanity},
 		{"provision", groupFlow, "claim → volume", true, (*bench).stepProvision},
 		{"mount", groupFlow, "pod → attached, mounted, written", true, (*bench).stepMount},
 		{"remount", groupFlow, "the data after detach and attach", true, (*bench).stepRemount},
@@ -48,7 +49,6 @@ func allSteps() []stepDef {
 		{"rwx", groupFlow, "ReadWriteMany: two pods write", true, (*bench).stepRWX},
 		{"rox", groupFlow, "ReadOnlyMany: two pods read", true, (*bench).stepROX},
 		{"rwop", groupFlow, "ReadWriteOncePod", true, (*bench).stepRWOP},
-		{"csi-sanity", groupSanity, "the official conformance suite", false, (*bench).stepSanity},
 		{"fault-kill", groupFaults, "driver killed in each RPC", true, (*bench).stepKill},
 		{"fault-late", groupFaults, "each RPC delayed past its deadline", true, (*bench).stepLate},
 		{"fault-lost", groupFaults, "each answer lost", true, (*bench).stepLost},
@@ -60,7 +60,7 @@ func allSteps() []stepDef {
 
 // StepNames are what --only and --skip take.
 func StepNames() []string {
-	names := []string{groupProtocol, groupFlow, groupSanity, groupFaults}
+	names := []string{groupProtocol, groupSanity, groupFlow, groupFaults}
 	for _, s := range allSteps() {
 		names = append(names, s.name)
 	}
