@@ -5,6 +5,7 @@ package guest
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -147,6 +148,28 @@ func free(t *testing.T, dir string) int64 {
 		t.Fatal(err)
 	}
 	return int64(st.Blocks) * st.Bsize
+}
+
+// Where the device is there, waitforattach looks at /dev and /sys alone: it takes about as long as init, which here is some 30 times as
+// long as on a processor that is not emulated.
+func TestLVMWaitIsQuick(t *testing.T) {
+	started(t, group)
+	o := options(lvmOptions("quick", "size", "16m"))
+	succeeds(t, "lvm", "waitforattach", "", o)
+	defer remove(t, "quick")
+	median := func(args ...string) time.Duration {
+		var took []time.Duration
+		for range 15 {
+			took = append(took, succeeds(t, "lvm", args...).took)
+		}
+		slices.Sort(took)
+		return took[len(took)/2]
+	}
+	start, wait := median("init"), median("waitforattach", device("quick"), o)
+	t.Logf("init %s, waitforattach %s (medians of 15)", start, wait)
+	if wait > 3*start {
+		t.Errorf("waitforattach takes %s, init %s", wait, start)
+	}
 }
 
 // What a device holds stays: other filesystems, bytes that nobody knows, and what the machine itself has mounted.
