@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -69,6 +70,12 @@ func (c *cleanings) begin(uid types.UID, now time.Time) bool {
 	c.running[uid] = true
 	c.wg.Add(1)
 	return true
+}
+
+func (c *cleanings) hasFailed(uid types.UID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failed[uid] != nil
 }
 
 func (c *cleanings) gauges() (running, failed int) {
@@ -207,13 +214,19 @@ func (d *Discovery) cleanDirectory(ctx context.Context, e entry, pv *v1.Persiste
 	if err := mountedElsewhere(e.look); err != nil {
 		return err
 	}
-	if users := mountpoint.Users(e.look); len(users) > 0 {
+	if users := others(mountpoint.Users(e.look)); len(users) > 0 {
 		return fmt.Errorf("%w: %s is used by process %s", errInUse, e.path, strings.Join(users, ", "))
 	}
 	if err := removeContents(ctx, root, d.progress(pv)); err != nil {
 		return err
 	}
 	return m.restore(root)
+}
+
+// others leaves this process out, which has the root open; what it does for pods is a mount, which is looked for.
+func others(users []string) []string {
+	own := fmt.Sprintf("%d (", os.Getpid())
+	return slices.DeleteFunc(users, func(u string) bool { return strings.HasPrefix(u, own) })
 }
 
 // mountedElsewhere looks for other mounts of what is mounted at path: those of pods, mostly. A mount of something above it (the
@@ -263,7 +276,9 @@ func (d *Discovery) cleanDevice(ctx context.Context, e entry, pv *v1.PersistentV
 	if users := dev.openers(); len(users) > 0 {
 		return fmt.Errorf("%w: %s is open in process %s", errInUse, e.path, strings.Join(users, ", "))
 	}
-	d.opts.Events.Eventf(pv, v1.EventTypeNormal, reasonDelete, "Starting cleanup of Block PV %q, this may take a while", pv.Name)
+	if !d.cleanings.hasFailed(pv.UID) {
+		d.opts.Events.Eventf(pv, v1.EventTypeNormal, reasonDelete, "Starting cleanup of Block PV %q, this may take a while", pv.Name)
+	}
 	w := wiper{f: f, dev: dev, progress: d.progress(pv), raw: modeOf(pv) == v1.PersistentVolumeBlock}
 	if c := class.BlockCleaner; c.method == external {
 		w.external = func() error { return d.runCleaner(ctx, pv, c.command, e.look) }

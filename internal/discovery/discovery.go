@@ -155,9 +155,6 @@ func (d *Discovery) Run(ctx context.Context) error {
 	if !cache.WaitForCacheSync(ctx.Done(), d.synced...) {
 		return ctx.Err()
 	}
-	for _, note := range d.config.Notes {
-		d.log.Warn("discovery configuration", "note", note)
-	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -165,6 +162,8 @@ func (d *Discovery) Run(ctx context.Context) error {
 	w := newWatch(d)
 	wg.Go(func() { w.run(ctx) })
 	defer d.cleanings.wait()
+	w.follow(d.config, d.opts)
+	d.reload() // it may have changed between the first reading and the watch
 	for {
 		resync := time.NewTimer(time.Duration(float64(d.config.MinResync) * (1 + rand.Float64())))
 		w.follow(d.config, d.opts)
@@ -192,7 +191,7 @@ func (d *Discovery) reload() {
 	}
 	delete(d.told, "config")
 	d.config = config
-	d.log.Info("the discovery configuration was read again", "file", d.opts.Config)
+	d.log.Info("the discovery configuration was read", "file", d.opts.Config)
 	for _, note := range config.Notes {
 		d.log.Warn("discovery configuration", "note", note)
 	}

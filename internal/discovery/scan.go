@@ -122,12 +122,16 @@ func (s *scan) onePerDisk() {
 				continue
 			}
 			if other := s.at[e.disk]; other != nil && other.path != e.path {
-				e.problem = fmt.Errorf("it is the same disk as %s, which is served", other.path)
+				e.problem = sameDisk(other)
 				continue
 			}
 			s.at[e.disk] = e
 		}
 	}
+}
+
+func sameDisk(other *entry) error {
+	return fmt.Errorf("it is the same disk as %s, which is served", other.path)
 }
 
 func (s *scan) holdsDirectory(path string) bool {
@@ -239,7 +243,12 @@ func (s *scan) offer(ctx context.Context, e *entry, began time.Time) {
 	if err == nil && !e.device {
 		err = s.markDirectory(e)
 	}
+	// The mark may have come between the look and now: through another path to the same directory.
+	if other := s.at[e.disk]; err == nil && other != nil && other.path != e.path {
+		err = sameDisk(other)
+	}
 	if err == nil {
+		s.at[e.disk] = e
 		err = s.locks.take(e.disk)
 	}
 	if err != nil {
