@@ -63,3 +63,18 @@ func TestAheadShowsTheNewer(t *testing.T) {
 		})
 	}
 }
+
+// sig-storage-lib stores a claim that it gave back to the scheduler with the version of before: the shared informer keeps its own.
+func TestALibrarysClaimDoesNotReachTheSharedInformer(t *testing.T) {
+	w := start(t, claim("a", "d", func(c *v1.PersistentVolumeClaim) { c.ResourceVersion = "7" }))
+	informers := w.m.opts.Informers.Core().V1().PersistentVolumeClaims()
+	w.eventually("the claim", func() bool { return len(informers.Informer().GetStore().List()) == 1 })
+	mine := noting(through(newScope("d"), informers, nil)).Informer().GetStore()
+	if err := mine.Update(claim("a", "another", func(c *v1.PersistentVolumeClaim) { c.ResourceVersion = "7" })); err != nil {
+		t.Fatal(err)
+	}
+	c, err := w.m.claims.PersistentVolumeClaims("ns").Get("a")
+	if err != nil || provisionerOf(c) != "d" {
+		t.Errorf("the shared informer has %v, %v", c, err)
+	}
+}

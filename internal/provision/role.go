@@ -230,7 +230,7 @@ func (r *role) newProvision(ctx context.Context, wg *sync.WaitGroup) *libprov.Pr
 		libprov.RetryIntervalMax(retrySlowly),
 		libprov.CreateProvisionedPVLimiter(retries()),
 		libprov.MetricsInstance(m.metrics.lib),
-		libprov.ClaimsInformer(capturing(r.scope, f.Core().V1().PersistentVolumeClaims(), r.scope.ownClaim, func(h cache.ResourceEventHandler) { r.claims = h }).Informer()),
+		libprov.ClaimsInformer(noting(capturing(r.scope, f.Core().V1().PersistentVolumeClaims(), r.scope.ownClaim, func(h cache.ResourceEventHandler) { r.claims = h })).Informer()),
 		libprov.VolumesInformer(capturing(r.scope, f.Core().V1().PersistentVolumes(), r.scope.ownVolume, func(h cache.ResourceEventHandler) { r.volumes = h }).Informer()),
 		libprov.ClassesInformer(f.Storage().V1().StorageClasses().Informer()),
 	)
