@@ -90,7 +90,7 @@ func (b *Backend) DeleteGroupSnapshot(ctx context.Context, id string) error {
 	defer h.Release()
 	_, members, err := b.o.Pool.Group(id)
 	if errors.Is(err, pool.ErrSnapshotNotFound) {
-		return nil
+		return translate(b.o.Pool.DeleteGroup(id)) // its files may be there yet
 	}
 	if err != nil {
 		return translate(err)

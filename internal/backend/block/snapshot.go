@@ -116,7 +116,7 @@ func (b *Backend) DeleteSnapshot(ctx context.Context, id string) error {
 	defer h.Release()
 	s, err := b.o.Pool.Snapshot(id)
 	if errors.Is(err, pool.ErrSnapshotNotFound) {
-		return nil
+		return translate(b.o.Pool.DeleteSnapshot(id)) // its files may be there yet
 	}
 	if err != nil {
 		return translate(err)

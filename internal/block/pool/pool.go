@@ -32,7 +32,7 @@ type Options struct {
 	// it again: 0 for a minute, negative for no time.
 	GiveBackAfter time.Duration
 	Loops         *loop.Table
-	Log        *slog.Logger
+	Log           *slog.Logger
 }
 
 // Pool is an open pool. Its methods may be called from many goroutines.
@@ -50,9 +50,10 @@ type Pool struct {
 	volumes   map[string]Volume
 	snapshots map[string]Snapshot
 	groups    map[string]Group
-	removing  map[string]int64   // volumes that lost their name and not yet their space, and how much that is
-	readings  map[string]reading // by snapshot: those whose disks are open
-	damaged   []string           // volume directories that could not be read
+	removing  map[string]int64      // volumes that lost their name and not yet their space, and how much that is
+	unremoved map[string][]Snapshot // the same of snapshots, and what a group of them has, by directory
+	readings  map[string]reading    // by snapshot: those whose disks are open
+	damaged   []string              // volume directories that could not be read
 	changed   []func()
 
 	backing sync.Mutex // one change of the backing at a time; taken before mu
@@ -93,7 +94,7 @@ func Open(ctx context.Context, o Options) (*Pool, error) {
 		}
 		o.Loops = t
 	}
-	p := &Pool{o: o, volumes: map[string]Volume{}, snapshots: map[string]Snapshot{}, groups: map[string]Group{}, removing: map[string]int64{}, readings: map[string]reading{}, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	p := &Pool{o: o, volumes: map[string]Volume{}, snapshots: map[string]Snapshot{}, groups: map[string]Group{}, removing: map[string]int64{}, unremoved: map[string][]Snapshot{}, readings: map[string]reading{}, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	if err := p.open(ctx); err != nil {
 		p.closeFiles()
 		return nil, fmt.Errorf("open pool %s: %w", o.Name, err)

@@ -117,11 +117,15 @@ func (p *Pool) Snapshots() []Snapshot {
 	return slices.SortedFunc(maps.Values(p.snapshots), func(a, b Snapshot) int { return strings.Compare(a.ID, b.ID) })
 }
 
-// Group returns a group and its members, ordered as they were asked for. ErrSnapshotNotFound.
+// Group returns a group and its members, ordered as they were asked for. ErrSnapshotNotFound, or ErrDamaged when its description
+// cannot be read.
 func (p *Pool) Group(id string) (Group, []Snapshot, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	g, ok := p.groups[id]
+	if !ok && p.isDamaged(id) {
+		return Group{}, nil, fmt.Errorf("%w: the description of group snapshot %s cannot be read; its data was left alone", ErrDamaged, id)
+	}
 	if !ok {
 		return Group{}, nil, fmt.Errorf("%w: group %s", ErrSnapshotNotFound, clip(id))
 	}

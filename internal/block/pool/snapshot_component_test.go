@@ -200,3 +200,72 @@ func TestHalfRemovedVolume(t *testing.T) {
 		t.Errorf("left: %v, reserved %d MiB", entries, p.Capacity().Reserved/mib)
 	}
 }
+
+// A snapshot that could not be removed to the end is no obstacle for the next one of its id, and what it holds stays counted.
+func TestHalfRemovedSnapshot(t *testing.T) {
+	p := openTest(t, Options{Dir: t.TempDir(), LimitBytes: 2 * gib})
+	mustCreate(t, p, "v", 100*mib)
+	before := p.Capacity().Reserved
+	mustTake(t, p, "s", "v")
+	held := p.Capacity().Reserved
+	stuck := filepath.Join(p.path(snapshotsName, "s"), "stuck") // a mount point cannot be removed
+	if err := errors.Join(os.Mkdir(stuck, 0o700), unix.Mount("none", stuck, "tmpfs", 0, "size=1m")); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.DeleteSnapshot("s"); err == nil {
+		t.Fatal("removed with something mounted in it")
+	}
+	if now := p.Capacity().Reserved; now != held {
+		t.Errorf("reserved: %d MiB, before the deletion %d", now/mib, held/mib)
+	}
+	if err := p.DeleteSnapshot("s"); err == nil {
+		t.Error("the second deletion says that it is gone")
+	}
+	mustTake(t, p, "s", "v")
+	if err := p.DeleteSnapshot("s"); err == nil {
+		t.Error("deleted while the one before it is in the way")
+	}
+	if err := unix.Unmount(p.path(snapshotsName, removingPrefix+"s", "stuck"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.DeleteSnapshot("s"); err != nil {
+		t.Error(err)
+	}
+	if entries, _ := os.ReadDir(p.path(snapshotsName)); len(entries) != 0 || p.Capacity().Reserved != before {
+		t.Errorf("left: %v, reserved %d MiB, at first %d", entries, p.Capacity().Reserved/mib, before/mib)
+	}
+}
+
+// A group snapshot whose description cannot be read is not said to be deleted, nor not to be there.
+func TestDamagedGroupIsLeftAlone(t *testing.T) {
+	o := Options{Dir: t.TempDir(), LimitBytes: 2 * gib}
+	p, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustCreate(t, p, "a", 100*mib)
+	take, err := p.Begin("g", "g", TakeRequest{"g-a", "g", "a"})
+	if err == nil {
+		err = take.Copy(true)
+	}
+	if err == nil {
+		_, err = take.Finish()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p.path(groupsName, "g", describeGroupName), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
+	p = openTest(t, o)
+	if _, _, err := p.Group("g"); !errors.Is(err, ErrDamaged) {
+		t.Errorf("read: %v", err)
+	}
+	if err := p.DeleteGroup("g"); !errors.Is(err, ErrDamaged) {
+		t.Errorf("deleted: %v", err)
+	}
+	if _, err := os.Stat(p.path(groupsName, "g", "g-a", diskName)); err != nil {
+		t.Error(err)
+	}
+}

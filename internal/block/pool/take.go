@@ -231,6 +231,11 @@ func (t *Take) close() {
 
 // DeleteSnapshot removes a snapshot that was taken alone. Not there is success.
 func (p *Pool) DeleteSnapshot(id string) error {
+	if ValidID(id) == nil {
+		if err := p.finishRemovingSnapshots(p.path(snapshotsName), id); err != nil { // an earlier one of this id is in the way of this one
+			return err
+		}
+	}
 	s, err := p.Snapshot(id)
 	if errors.Is(err, ErrSnapshotNotFound) {
 		return nil
@@ -246,6 +251,11 @@ func (p *Pool) DeleteSnapshot(id string) error {
 
 // DeleteGroup removes a group and its members. Not there is success.
 func (p *Pool) DeleteGroup(id string) error {
+	if ValidID(id) == nil {
+		if err := p.finishRemovingSnapshots(p.path(groupsName), id); err != nil {
+			return err
+		}
+	}
 	_, members, err := p.Group(id)
 	if errors.Is(err, ErrSnapshotNotFound) {
 		return nil
@@ -273,13 +283,28 @@ func (p *Pool) removeSnapshots(in, id string, members []Snapshot) error {
 	for _, s := range members {
 		delete(p.snapshots, s.ID)
 	}
+	p.unremoved[removing] = members
 	p.mu.Unlock()
-	err = boundary.Do("pool/remove-snapshot", func() error { return os.RemoveAll(removing) })
+	return p.finishRemovingSnapshots(in, id)
+}
+
+// finishRemovingSnapshots frees what a snapshot or a group without a name holds. Until then its promise stays: the next delete of that
+// id tries again, and so does the next start.
+func (p *Pool) finishRemovingSnapshots(in, id string) error {
+	removing := filepath.Join(in, removingPrefix+id)
+	p.mu.Lock()
+	members, unfinished := p.unremoved[removing]
+	p.mu.Unlock()
+	if !unfinished {
+		return nil
+	}
+	err := boundary.Do("pool/remove-snapshot", func() error { return os.RemoveAll(removing) })
 	if err != nil {
 		return fmt.Errorf("delete snapshot %s: %w", id, err)
 	}
 	var held int64
 	p.mu.Lock()
+	delete(p.unremoved, removing)
 	for _, s := range members {
 		if r, read := p.readings[s.ID]; read { // its blocks are freed when the last reader closes it
 			r.kept += s.ReservedBytes
