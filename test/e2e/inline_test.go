@@ -40,6 +40,9 @@ func TestInlineVolume(t *testing.T) {
 	if gid := info.Sys().(*syscall.Stat_t).Gid; gid != 4242 || info.Mode()&os.ModeSetgid == 0 {
 		t.Errorf("group %d, mode %v", gid, info.Mode())
 	}
+	if why := s.berth("why", "-n", s.ns, "pod/app"); !strings.Contains(why, "volume scratch  csi") || !strings.Contains(why, "ok  Published") || !strings.Contains(why, dir) {
+		t.Errorf("berth why tells of the inline volume:\n%s", why)
+	}
 	file := filepath.Join(dir, "f")
 	f, err := os.Create(file)
 	if err != nil {

@@ -98,10 +98,33 @@ func TestSnapshotAndRestore(t *testing.T) {
 	if why := s.berth("why", "-n", s.ns, "pvc/data"); !strings.Contains(why, "Snapshotted") {
 		t.Errorf("the journey does not tell of the snapshot:\n%s", why)
 	}
+	if why := s.berth("why", "-n", s.ns, "vs/before"); !strings.Contains(why, "of claim "+s.ns+"/data") || !strings.Contains(why, "before  ready") || !strings.Contains(why, content) {
+		t.Errorf("berth why tells of the snapshot:\n%s", why)
+	}
 	s.kubectl("delete", "vs", "before")
 	s.kubectlGone("vsc", content)
 	if got := s.read("again", "f"); got != "old" {
 		t.Errorf("after the snapshot's deletion %q", got)
+	}
+}
+
+// A snapshot whose objects are gone, and which nobody was told to delete, keeps its space: `berth orphans` names it.
+func TestSnapshotThatNobodyTellsOf(t *testing.T) {
+	in := own(t)
+	s := tellOn(t, in)
+	s.apply(claimYAML("data", "32Mi") + podYAML("app", "data") + snapshotYAML("before", "data") + snapshotYAML("kept", "data"))
+	s.ready("app")
+	content := s.snapshotReady("before")
+	s.snapshotReady("kept")
+	if out := s.berth("orphans"); strings.Contains(out, "snapshot") {
+		t.Errorf("orphans while all are known:\n%s", out)
+	}
+	s.kubectl("patch", "vsc", content, "--type", "merge", "-p", `{"spec":{"deletionPolicy":"Retain"}}`)
+	s.kubectl("delete", "vs", "before")
+	s.kubectl("delete", "vsc", content)
+	s.kubectlGone("vsc", content)
+	if out := s.berth("orphans"); strings.Count(out, "snapshot ") != 1 || !strings.Contains(out, "no VolumeSnapshotContent names it") {
+		t.Errorf("orphans:\n%s", out)
 	}
 }
 
