@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -42,7 +43,8 @@ func wantRefusal(t *testing.T, err error, words string) {
 		}
 		return
 	}
-	if !IsRefusal(err) || !strings.Contains(err.Error(), words) {
+	var r *RefusedError
+	if !errors.As(err, &r) || !strings.Contains(err.Error(), words) {
 		t.Errorf("error %v, want a refusal with %q", err, words)
 	}
 }

@@ -2,7 +2,6 @@ package migrate
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -278,10 +277,4 @@ func (m *Migration) claimOf(ctx context.Context, pv *v1.PersistentVolume) (*v1.P
 		return nil, fmt.Errorf("read claim %s/%s: %w", ref.Namespace, ref.Name, err)
 	}
 	return claim, nil
-}
-
-// IsRefusal says whether err is about the volume and not about the API or the machine.
-func IsRefusal(err error) bool {
-	var r *RefusedError
-	return errors.As(err, &r)
 }
