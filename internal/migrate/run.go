@@ -162,7 +162,7 @@ func (m *Migration) begun(f *folder, name string, pv *v1.PersistentVolume) (*rec
 		if r.Flex.Name != name {
 			continue
 		}
-		if r.State == undoing {
+		if r.State == undoing && (pv == nil || sameSource(pv, r.Flex) || sameSource(pv, r.CSI)) {
 			return nil, refuse(name, "its undo has begun: finish it with %s %s", m.Again, r.path)
 		}
 		switch {
@@ -247,7 +247,11 @@ func (m *Migration) Undo(ctx context.Context, file string) error {
 		m.say("%s: would become %s again, with the same claim, size and data", name, describe(r.Flex))
 		return nil
 	}
+	// Said before anything is done: a migration that is begun meanwhile must not take a half made volume for one of its own.
 	r.State = undoing
+	if err := r.save(); err != nil {
+		return err
+	}
 	return m.swap(ctx, r)
 }
 

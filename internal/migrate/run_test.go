@@ -327,6 +327,31 @@ func TestUndo(t *testing.T) {
 		}
 		wantRefusal(t, r.Undo(t.Context(), file(r)), "knows nothing of")
 	})
+	t.Run("is killed before the reclaim policy is back", func(t *testing.T) {
+		r := newRig(t)
+		r.fake.PrependReactor("create", "persistentvolumes", func(kubetesting.Action) (bool, runtime.Object, error) {
+			return true, nil, errors.New("killed")
+		})
+		if err := r.migrate(t.Context()); err == nil {
+			t.Fatal("not killed")
+		}
+		r.fake.ReactionChain = r.fake.ReactionChain[1:]
+		r.fake.PrependReactor("patch", "persistentvolumes", func(kubetesting.Action) (bool, runtime.Object, error) {
+			return true, nil, errors.New("killed")
+		})
+		if err := r.Undo(t.Context(), file(r)); err == nil {
+			t.Fatal("not killed")
+		}
+		r.fake.ReactionChain = r.fake.ReactionChain[1:]
+		if pv := r.now(); pv.Spec.FlexVolume == nil || pv.Spec.PersistentVolumeReclaimPolicy != v1.PersistentVolumeReclaimRetain {
+			t.Fatalf("volume %+v, want it half taken back", pv.Spec)
+		}
+		wantRefusal(t, r.migrate(t.Context()), "its undo has begun")
+		if err := r.Undo(t.Context(), file(r)); err != nil {
+			t.Fatal(err)
+		}
+		r.wantFlex()
+	})
 	t.Run("that was begun is not crossed by a migration", func(t *testing.T) {
 		r := newRig(t)
 		if err := r.migrate(t.Context()); err != nil {
