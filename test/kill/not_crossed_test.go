@@ -23,6 +23,15 @@ var notCrossed = map[string]string{
 	"flexsocket/forget": "internal/node/flexsocket's component test kills at each crossing",
 	"flexsocket/note":   "internal/node/flexsocket's component test kills at each crossing",
 
+	"migrate/create-volume":      byCommand,
+	"migrate/delete-volume":      byCommand,
+	"migrate/drop-finalizers":    byCommand,
+	"migrate/mark-claim":         byCommand,
+	"migrate/set-reclaim-policy": byCommand,
+	"migrate/tell-claim":         byCommand,
+	"migrate/tell-volume":        byCommand,
+	"migrate/write-undo-file":    byCommand,
+
 	"pool/give-up-backing":   fullDisk,
 	"pool/give-up-growth":    fullDisk,
 	"pool/give-up-image":     fullDisk,
@@ -34,6 +43,7 @@ var notCrossed = map[string]string{
 }
 
 const (
-	noInTree = "no in-tree plugin of this build provisions, deletes, recycles or grows; internal/claim fails each write in turn with one that does"
-	fullDisk = "the host's disk must become full between a check and the allocation after it"
+	byCommand = "`berth migrate` writes, not `berth up`; test/e2e kills it before and after each of its writes, both ways"
+	noInTree  = "no in-tree plugin of this build provisions, deletes, recycles or grows; internal/claim fails each write in turn with one that does"
+	fullDisk  = "the host's disk must become full between a check and the allocation after it"
 )
