@@ -67,6 +67,12 @@ type Node interface {
 	Stats(ctx context.Context, id, path string) (Stats, error)
 }
 
+// Rounder is a backend whose volumes come in units.
+type Rounder interface {
+	// RoundSize is the size that a volume is given for which so many bytes are asked.
+	RoundSize(bytes int64) int64
+}
+
 // CreateRequest asks for a volume.
 type CreateRequest struct {
 	Name string

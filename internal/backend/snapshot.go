@@ -66,7 +66,7 @@ type GroupSnapshot struct {
 
 // Modifier changes what can be changed of a volume in use (a VolumeAttributesClass in Kubernetes).
 type Modifier interface {
-	// Modify makes the volume have these parameters: the whole set, what is not named goes back to its default.
+	// Modify sets these parameters of the volume and leaves its others, also those that another call sets at the same time.
 	// ErrInvalid names the parameter and what it may be.
 	Modify(ctx context.Context, id string, parameters map[string]string) error
 	// CheckMutable refuses what Modify would refuse.

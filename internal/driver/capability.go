@@ -3,7 +3,6 @@ package driver
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -100,16 +99,6 @@ func useOf(field string, c *csi.VolumeCapability) (use, error) {
 
 // sidecarPrefix begins parameters that the provisioner adds for drivers that want them.
 const sidecarPrefix = "csi.storage.k8s.io/"
-
-// merge returns first with second over it, and changes neither.
-func merge(first, second map[string]string) map[string]string {
-	all := maps.Clone(first)
-	if all == nil {
-		return maps.Clone(second)
-	}
-	maps.Copy(all, second)
-	return all
-}
 
 func ownParameters(parameters map[string]string) map[string]string {
 	own := map[string]string{}

@@ -136,8 +136,7 @@ func (d *Driver) ControllerModifyVolume(ctx context.Context, r *csi.ControllerMo
 	if len(r.GetMutableParameters()) == 0 {
 		return nil, invalid("mutable_parameters is missing")
 	}
-	all := merge(v.Mutable, ownParameters(r.GetMutableParameters()))
-	if err := d.modifier.Modify(ctx, v.ID, all); err != nil {
+	if err := d.modifier.Modify(ctx, v.ID, ownParameters(r.GetMutableParameters())); err != nil {
 		return nil, err
 	}
 	return &csi.ControllerModifyVolumeResponse{}, nil
@@ -159,7 +158,8 @@ func (d *Driver) ControllerExpandVolume(ctx context.Context, r *csi.ControllerEx
 			return nil, refuse(err)
 		}
 	}
-	if limit := r.GetCapacityRange().GetLimitBytes(); limit > 0 {
+	least, limit := r.GetCapacityRange().GetRequiredBytes(), r.GetCapacityRange().GetLimitBytes()
+	if limit > 0 {
 		v, err := d.o.Backend.Get(ctx, r.GetVolumeId())
 		if err != nil {
 			return nil, err
@@ -167,8 +167,11 @@ func (d *Driver) ControllerExpandVolume(ctx context.Context, r *csi.ControllerEx
 		if v.SizeBytes > limit {
 			return nil, status.Errorf(codes.OutOfRange, "capacity_range.limit_bytes is %d, and the volume has %d already: volumes do not shrink", limit, v.SizeBytes)
 		}
+		if units, ok := d.o.Backend.(backend.Rounder); ok && units.RoundSize(least) > limit && least > v.SizeBytes {
+			return nil, status.Errorf(codes.OutOfRange, "capacity_range.limit_bytes is %d, and a volume of %d bytes or more would have %d: ask for as much, or less", limit, least, units.RoundSize(least))
+		}
 	}
-	v, err := d.o.Backend.Resize(ctx, r.GetVolumeId(), r.GetCapacityRange().GetRequiredBytes())
+	v, err := d.o.Backend.Resize(ctx, r.GetVolumeId(), least)
 	if err != nil {
 		return nil, err
 	}

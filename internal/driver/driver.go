@@ -74,6 +74,8 @@ type Driver struct {
 	holds    hold.Table // of inline volumes, by handle
 	metrics  *metrics
 	serving  chan struct{}
+	// patience with the reader of a stream.
+	patience time.Duration
 }
 
 // New makes a driver. It serves nothing before Run.
@@ -99,7 +101,7 @@ func New(o Options) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("driver %s: %w", o.Name, err)
 	}
-	d := &Driver{o: o, attached: attachLimit{most: o.MaxVolumes}, inline: notes, metrics: m, serving: make(chan struct{})}
+	d := &Driver{o: o, attached: attachLimit{most: o.MaxVolumes}, inline: notes, metrics: m, serving: make(chan struct{}), patience: slowestReader}
 	d.modifier, _ = o.Backend.(backend.Modifier)
 	if d.snapshots, _ = o.Backend.(backend.Snapshotter); d.snapshots != nil {
 		d.changes, _ = o.Backend.(backend.Changes) // between snapshots

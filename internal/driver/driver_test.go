@@ -262,14 +262,57 @@ func (m *modified) Modify(_ context.Context, _ string, p map[string]string) erro
 	return nil
 }
 
-// What a modification does not name stays as it is.
+// grown is a backend with one volume of 3 MiB, in units of a MiB.
+type grown struct {
+	modified
+	asked int64
+}
+
+func (g *grown) Get(context.Context, string) (backend.Volume, error) {
+	return backend.Volume{ID: "v", SizeBytes: 3 << 20}, nil
+}
+func (g *grown) RoundSize(bytes int64) int64 { return (bytes + 1<<20 - 1) >> 20 << 20 }
+func (g *grown) Resize(_ context.Context, _ string, bytes int64) (backend.Volume, error) {
+	g.asked = bytes
+	return backend.Volume{ID: "v", SizeBytes: max(3<<20, g.RoundSize(bytes))}, nil
+}
+
+// A volume is never grown beyond the limit, also not by rounding up.
+func TestExpandKeepsToTheLimit(t *testing.T) {
+	for name, tc := range map[string]struct {
+		required, limit int64
+		want            codes.Code
+	}{
+		"no limit":                 {5<<20 + 1, 0, codes.OK},
+		"the limit has room":       {5<<20 + 1, 6 << 20, codes.OK},
+		"exactly":                  {5 << 20, 5 << 20, codes.OK},
+		"rounded beyond it":        {5<<20 + 1, 5<<20 + 2, codes.OutOfRange},
+		"has more than the limit":  {1 << 20, 2 << 20, codes.OutOfRange},
+		"has enough, within units": {3<<20 - 5, 3<<20 + 1, codes.OK},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := &grown{}
+			r, err := testDriver(t, g).ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{
+				VolumeId: "v", CapacityRange: &csi.CapacityRange{RequiredBytes: tc.required, LimitBytes: tc.limit},
+			})
+			if status.Code(err) != tc.want || tc.want != codes.OK && g.asked != 0 {
+				t.Errorf("%v, asked for %d", err, g.asked)
+			}
+			if tc.limit > 0 && r.GetCapacityBytes() > tc.limit {
+				t.Errorf("%d bytes, the limit is %d", r.GetCapacityBytes(), tc.limit)
+			}
+		})
+	}
+}
+
+// Only what is named goes to the backend, which leaves the rest: what was read before could be old by then.
 func TestModifyLeavesTheRest(t *testing.T) {
 	m := &modified{mutable: map[string]string{"a": "1", "b": "2"}}
 	d := testDriver(t, m)
 	if _, err := d.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{VolumeId: "v", MutableParameters: map[string]string{"b": "3"}}); err != nil {
 		t.Fatal(err)
 	}
-	if fmt.Sprint(m.mutable) != "map[a:1 b:3]" {
+	if fmt.Sprint(m.mutable) != "map[b:3]" {
 		t.Errorf("%v", m.mutable)
 	}
 	if _, err := d.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{VolumeId: "v"}); status.Code(err) != codes.InvalidArgument {

@@ -55,6 +55,7 @@ var _ interface {
 	backend.Snapshotter
 	backend.Modifier
 	backend.Changes
+	backend.Rounder
 } = (*Backend)(nil)
 
 // New finds what is staged and published already.
@@ -259,6 +260,9 @@ func (b *Backend) Resize(ctx context.Context, id string, bytes int64) (backend.V
 	}
 	return b.show(v), nil
 }
+
+// RoundSize implements backend.Rounder.
+func (b *Backend) RoundSize(bytes int64) int64 { return pool.RoundSize(bytes) }
 
 // Attach implements backend.Controller. It must survive the end of the process, or an attacher would see the volume
 // as detached and attach it anew; it need not survive a power cut, which detaches everything anyway. The link is made

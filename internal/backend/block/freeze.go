@@ -239,8 +239,8 @@ func (b *Backend) freeze(ctx context.Context, f *freezing) error {
 		defer f.mu.Unlock()
 		f.begun = false
 		switch {
-		case errors.Is(err, filesystem.ErrFrozen): // by its user, who thaws it
-			return nil
+		case errors.Is(err, filesystem.ErrFrozen): // by its user, who thaws it: nobody else is to
+			return b.forgetFreeze(f.v.ID)
 		case err == nil && f.thawed:
 			err = boundary.Do("backend-block/thaw-late", func() error { return filesystem.Thaw(root) })
 			return errors.Join(err, b.forgetFreeze(f.v.ID))

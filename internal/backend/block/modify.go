@@ -69,8 +69,7 @@ func (b *Backend) Modify(ctx context.Context, id string, parameters map[string]s
 	if _, err := b.get(id); err != nil {
 		return err
 	}
-	q, err := queueOf(parameters)
-	if err != nil {
+	if err := b.CheckMutable(parameters); err != nil {
 		return err
 	}
 	h, err := b.holds.Acquire(ctx, id, "ControllerModifyVolume")
@@ -78,11 +77,21 @@ func (b *Backend) Modify(ctx context.Context, id string, parameters map[string]s
 		return err
 	}
 	defer h.Release()
-	if _, err := b.get(id); err != nil { // it may have gone while we waited
+	v, err := b.get(id) // again: what the last holder did counts
+	if err != nil {
+		return err
+	}
+	all := maps.Clone(v.Mutable)
+	if all == nil {
+		all = map[string]string{}
+	}
+	maps.Copy(all, parameters)
+	q, err := queueOf(all)
+	if err != nil {
 		return err
 	}
 	h.Step("noting its parameters")
-	if err := b.o.Pool.SetMutable(id, parameters); err != nil {
+	if err := b.o.Pool.SetMutable(id, all); err != nil {
 		return translate(err)
 	}
 	dev, attached, err := b.openLoop(id)

@@ -30,7 +30,7 @@ func queueFile(t *testing.T, s *served, id, name string) string {
 	return strings.TrimSpace(string(line))
 }
 
-// What is modified is in force at once, and again after the next stage; what is not named any more has its default.
+// What is modified is in force at once, and again after the next stage; what is not named stays, and the defaults can be had again.
 func TestModify(t *testing.T) {
 	s := serve(t, 2<<30)
 	v := s.make(backend.CreateRequest{Name: "v", RequiredBytes: 32 * mib, FSType: "ext4"})
@@ -62,7 +62,13 @@ func TestModify(t *testing.T) {
 	if v, err := s.Get(t.Context(), v.ID); err != nil || v.Mutable["scheduler"] != "mq-deadline" {
 		t.Errorf("%+v, %v", v, err)
 	}
-	if err := s.Modify(t.Context(), v.ID, nil); err != nil {
+	if err := s.Modify(t.Context(), v.ID, map[string]string{"scheduler": "none"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := queueFile(t, s, v.ID, "read_ahead_kb"); got != "64" {
+		t.Errorf("not named: read ahead %s", got)
+	}
+	if err := s.Modify(t.Context(), v.ID, map[string]string{"readAheadKiB": "0"}); err != nil {
 		t.Fatal(err)
 	}
 	if got := queueFile(t, s, v.ID, "scheduler"); !strings.Contains(got, "[none]") {
@@ -177,5 +183,27 @@ func TestProblems(t *testing.T) {
 	problem("is gone")
 	if err := s.Delete(t.Context(), v.ID); err != nil {
 		t.Errorf("deleting what is left: %v", err)
+	}
+}
+
+// Two modifications of one volume at once, of different parameters: both are in force.
+func TestModificationsAtOnce(t *testing.T) {
+	s := serve(t, 2<<30)
+	v := s.make(backend.CreateRequest{Name: "v", RequiredBytes: 32 * mib, FSType: "ext4"})
+	s.formats.Wait()
+	h, err := s.holds.Acquire(t.Context(), v.ID, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 2)
+	for name, value := range map[string]string{"readAheadKiB": "64", "scheduler": "mq-deadline"} {
+		go func() { done <- s.Modify(t.Context(), v.ID, map[string]string{name: value}) }()
+	}
+	h.Release()
+	if err := errors.Join(<-done, <-done); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := s.Get(t.Context(), v.ID); err != nil || v.Mutable["readAheadKiB"] != "64" || v.Mutable["scheduler"] != "mq-deadline" {
+		t.Errorf("%v, %v", v.Mutable, err)
 	}
 }

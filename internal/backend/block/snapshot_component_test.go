@@ -376,6 +376,41 @@ func TestFrozenByItsUser(t *testing.T) {
 	}
 }
 
+// What its user has frozen is not noted as frozen by us while it is copied: whoever starts after a death would thaw it.
+func TestFreezeOfItsUserIsNotNoted(t *testing.T) {
+	s := serve(t, 4<<30)
+	v := s.make(backend.CreateRequest{Name: "v", RequiredBytes: 32 * mib, FSType: "ext4"})
+	root, err := os.Open(s.mounted(v))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	pv, err := s.get(v.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := s.holds.Acquire(t.Context(), v.ID, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Release()
+	if err := filesystem.Freeze(root); err != nil {
+		t.Fatal(err)
+	}
+	err = s.quiesced(t.Context(), []held{{pv, h}}, copyBy(func() error {
+		if _, err := os.Lstat(filepath.Join(s.o.Pool.Directory(v.ID), pool.FrozenLink)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the note while it is copied: %v", err)
+		}
+		return pool.Thaw(s.pools()) // as the start after a death
+	}))
+	if err != nil {
+		t.Error(err)
+	}
+	if err := unix.IoctlSetInt(int(root.Fd()), 0xc0045878, 0); err != nil {
+		t.Errorf("it was thawed meanwhile: %v", err)
+	}
+}
+
 // An orderly stop leaves nothing frozen: it waits until what is being copied is thawed, and nothing is frozen after it.
 func TestCloseWaitsForTheThaw(t *testing.T) {
 	s := serve(t, 4<<30)
