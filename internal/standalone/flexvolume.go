@@ -1,6 +1,7 @@
 package standalone
 
 import (
+	"context"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -44,6 +45,14 @@ func (d DataDir) hasFlexVolumes() bool {
 	}
 	records, err := fs.Glob(os.DirFS(d.join("pods")), "*/plugins/*~*/*.json")
 	return err != nil || len(records) > 0
+}
+
+// runFlexVolumes serves the drivers. Where they are is noted for a `berth down` when nothing runs, which unmounts by itself without it.
+func (r *rooms) runFlexVolumes(ctx context.Context) error {
+	if err := r.in.dir.noteVolumePluginDir(r.flexHost.Dir()); err != nil {
+		r.in.log.Warn("the FlexVolume drivers' directory can't be noted; `berth down` without the API will use plain unmounts", "err", err)
+	}
+	return r.flexHost.Run(ctx)
 }
 
 // flexVolumes are the FlexVolume drivers for `berth status`.

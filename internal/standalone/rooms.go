@@ -156,9 +156,6 @@ func (r *rooms) makePlugins() error {
 		OnChange:    func(pod types.UID, volume string) { r.mount.Refresh(pod, volume) }})
 	r.flexHost = flexvolume.New(flexvolume.Options{Client: in.client, Dir: in.VolumePluginDir, DataDir: string(in.dir), Node: in.NodeName, Limits: in.FlexVolume,
 		Events: r.recorder("kubelet"), Trace: r.journal, Log: in.log, Metrics: r.metrics})
-	if err := in.dir.noteVolumePluginDir(r.flexHost.Dir()); err != nil {
-		return err
-	}
 	r.plugins = plugin.NewRegistry(append([]plugin.Plugin{c, r.flexHost}, r.volumes.Plugins()...)...)
 	return nil
 }
@@ -332,7 +329,7 @@ func (r *rooms) start(ctx context.Context, work *errgroup.Group) {
 		run(ctx, &callers, "snapshot metadata", r.metadata.Run)
 	}
 	if !r.in.Bare { // an instance for one CSI driver, which may not write outside of its data directory
-		run(ctx, &callers, "flexvolume", r.flexHost.Run)
+		run(ctx, &callers, "flexvolume", r.runFlexVolumes)
 	}
 	run(ctx, &callers, "mount", r.mount.Run)
 	run(ctx, &callers, "pod volumes", r.volumes.Run)

@@ -404,7 +404,11 @@ func TestFlexVolumeDriversChangeInUse(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(left, "index.html")); err != nil {
 		t.Errorf("the volume went with its driver: %v", err)
 	}
-	f.removePod("left") // nobody can unmount it but the host
+	f.removePod("left")
+	f.within(90*time.Second, "the host to unmount what nobody else can", func() (bool, string) {
+		_, err := os.Lstat(left)
+		return err != nil, left + " is there"
+	})
 	f.install("turn/dummy", "attachable")
 	f.nothingOf("turn") // what only the driver could detach is detached now that it is back
 }

@@ -12,6 +12,7 @@ import (
 
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/plugin"
+	"berth.io/berth/internal/trace"
 )
 
 // Blocks: Attach and Detach run a call-out to its end, under its own deadline.
@@ -117,7 +118,7 @@ func (p *Plugin) Detach(ctx context.Context, a plugin.AttachedVolume, node types
 	if err != nil {
 		return false, err
 	}
-	of := subjectNamed(r.SpecName, subject{}.pod, r.Persistent)
+	of := subjectNamed(r.SpecName, trace.ObjectRef{}, r.Persistent)
 	if a.Volume != nil {
 		of = subjectOf(a.Volume)
 	}

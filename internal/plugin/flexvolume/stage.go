@@ -17,6 +17,7 @@ import (
 	"berth.io/berth/internal/host/mountpoint"
 	"berth.io/berth/internal/plugin"
 	"berth.io/berth/internal/plugin/intree"
+	"berth.io/berth/internal/trace"
 )
 
 // Staged says whether the driver attaches: such a driver's volumes are mounted once for all pods before they are mounted for one.
@@ -62,10 +63,9 @@ func (p *Plugin) Stage(ctx context.Context, r plugin.StageRequest) error {
 	if err != nil && !errors.Is(err, errNotSupported) {
 		return p.notStaged(ctx, path, r.Again, err)
 	}
-	if record.Device = device; true {
-		if err := p.noteStaged(recordPath, record); err != nil {
-			return err
-		}
+	record.Device = device
+	if err := p.noteStaged(recordPath, record); err != nil {
+		return err
 	}
 	mounted, err := mountpoint.Is(path)
 	if err != nil {
@@ -161,7 +161,7 @@ func (p *Plugin) Unstage(ctx context.Context, r plugin.UnstageRequest) error {
 	if !mounted {
 		return p.removeGlobal(path)
 	}
-	of := subjectNamed(specNameOf(k), subject{}.pod, !strings.Contains(k, separator))
+	of := subjectNamed(specNameOf(k), trace.ObjectRef{}, !strings.Contains(k, separator))
 	if r.Volume != nil {
 		of = subjectOf(r.Volume)
 	}
