@@ -214,7 +214,12 @@ func TestAVolumesLife(t *testing.T) {
 	if err := syscall.Statfs(first.Path(), &st); err != nil || int64(st.Blocks)*st.Bsize < 500*mib {
 		t.Errorf("the filesystem has %d bytes, %v", int64(st.Blocks)*st.Bsize, err)
 	}
-	refused(t, a.driver.ExpandFS(ctx, o, "", device, 960*mib, 640*mib), "expandvolume comes first")
+	// Upstream's controllers never call expandvolume, and its node names the pod's directory.
+	a.twice("expandfs alone", func() error { return a.driver.ExpandFS(ctx, o, "", first, 960*mib, 640*mib) })
+	if err := syscall.Statfs(first.Path(), &st); err != nil || int64(st.Blocks)*st.Bsize < 800*mib {
+		t.Errorf("the filesystem has %d bytes, %v", int64(st.Blocks)*st.Bsize, err)
+	}
+	refused(t, a.driver.ExpandFS(ctx, o, "", a.device("other"), 960*mib, 640*mib), "has not mounted")
 
 	a.restart()
 	refused(t, a.driver.UnmountDevice(ctx, device), "published at")

@@ -221,13 +221,14 @@ func (v *volumes) resize(ctx context.Context, r wire.Request) (int64, error) {
 	return grown.SizeBytes, err
 }
 
+// expand grows the volume itself, too, where nobody has: upstream's expand controller has no FlexVolume plugin, takes every such volume for
+// one that its node grows (pkg/volume/plugins.go, FindExpandablePluginBySpec and IsKubeletExpandable), and never calls expandvolume.
 func (v *volumes) expand(ctx context.Context, n note, r wire.Request) (int64, error) {
 	if n.Staged != r.Path && !slices.Contains(n.Published, r.Path) {
 		return 0, fmt.Errorf("%w: mountdevice has not mounted volume %s at %s", backend.ErrNotStaged, r.Volume, r.Path)
 	}
-	size, err := v.backend.Expand(ctx, r.Volume, r.Path)
-	if err == nil && size < r.Bytes {
-		err = fmt.Errorf("volume %s has %d bytes and is to have %d: expandvolume comes first", r.Volume, size, r.Bytes)
+	if _, err := v.backend.Resize(ctx, r.Volume, r.Bytes); err != nil { // a smaller size changes nothing
+		return 0, err
 	}
-	return size, err
+	return v.backend.Expand(ctx, r.Volume, r.Path)
 }
