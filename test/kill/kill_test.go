@@ -238,7 +238,7 @@ func live(t *testing.T, l life, points []string, record string) (missed []string
 	}
 	// A port of its own: several of these tests may run at once, and two instances that start in the same moment would
 	// choose the same one.
-	in, err := instance.New(dir, "--listen", freeAddress(t))
+	in, err := instance.New(dir, "--listen", freeAddress(t), "--volume-plugin-dir", filepath.Join(dir+"-host", "flexvolume-drivers"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -285,6 +285,11 @@ func (s *script) nothingLeft() error {
 					continue
 				}
 			}
+			if strings.Contains(path, "/plugins/kubernetes.io/flexvolume/") {
+				if path = flexLeft(path); path == "" {
+					continue
+				}
+			}
 			return fmt.Errorf("left on the disk: %s", path)
 		}
 	}

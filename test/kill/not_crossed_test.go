@@ -7,18 +7,14 @@ var notCrossed = map[string]string{
 	"backend-block/thaw-late":           "a freeze must hang in the kernel for longer than its caller waits",
 	"backend-block/thaw-overdue":        "a copy must hang in the kernel for longer than a filesystem may be frozen",
 
-	"claim/claim-capacity":        noInTree,
 	"claim/create-volume":         noInTree,
 	"claim/delete-in-tree":        noInTree,
 	"claim/delete-volume":         noInTree,
 	"claim/drop-volume-finalizer": noInTree,
-	"claim/expand-in-tree":        noInTree,
 	"claim/provision-in-tree":     noInTree,
 	"claim/recycle":               noInTree,
 	"claim/take-selected-node":    noInTree,
 	"claim/undo-provision":        noInTree,
-	"claim/unmark-resized-volume": noInTree,
-	"claim/volume-capacity":       noInTree,
 
 	"flexsocket/forget": "internal/node/flexsocket's component test kills at each crossing",
 	"flexsocket/note":   "internal/node/flexsocket's component test kills at each crossing",
@@ -44,6 +40,6 @@ var notCrossed = map[string]string{
 
 const (
 	byCommand = "`berth migrate` writes, not `berth up`; test/e2e kills it before and after each of its writes, both ways"
-	noInTree  = "no in-tree plugin of this build provisions, deletes, recycles or grows; internal/claim fails each write in turn with one that does"
+	noInTree  = "no in-tree plugin of this build provisions, deletes or recycles; internal/claim fails each write in turn with one that does"
 	fullDisk  = "the host's disk must become full between a check and the allocation after it"
 )
