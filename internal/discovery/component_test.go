@@ -107,7 +107,6 @@ func (h *host) start(change ...func(*Options)) {
 		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
 			h.Error(err)
 		}
-		d.locks.keep(nil) // as the end of the process does
 		h.stop = func() {}
 	}
 }
@@ -393,7 +392,7 @@ func TestNothingInUseIsWiped(t *testing.T) {
 			return func() { w.must(claims.Delete(w.Context(), "c", metav1.DeleteOptions{})) }
 		}, "claim default/c is still there"},
 		"another disk in its place": {func(w *world) func() {
-			w.must(unix.Unmount(w.at, 0))
+			w.until("the end of a look at it", func() error { return unix.Unmount(w.at, 0) })
 			other := w.loop("other")
 			w.run("mkfs.ext4", "-q", other)
 			w.mount(other, w.at, "ext4", 0)
@@ -440,7 +439,9 @@ func TestADiskThatGoesAndComes(t *testing.T) {
 	h.phase(h.offered("fs", "free"), v1.VolumeAvailable)
 	h.phase(h.offered("fs", "taken"), v1.VolumeBound)
 	dev := h.run("findmnt", "-no", "SOURCE", taken)
-	h.must(errors.Join(unix.Unmount(free, 0), unix.Unmount(taken, 0)))
+	for _, at := range []string{free, taken} {
+		h.until("the end of a look at it", func() error { return unix.Unmount(at, 0) })
+	}
 	h.until("the free volume to go", func() error {
 		if _, err := h.volume("fs", "free"); !apierrors.IsNotFound(err) {
 			return fmt.Errorf("it is there (%w)", err)
@@ -462,7 +463,7 @@ func TestADiskThatGoesAndComes(t *testing.T) {
 	if _, err := h.volume("fs", "wrong"); !apierrors.IsNotFound(err) {
 		t.Errorf("a second volume for one disk: %v", err)
 	}
-	h.must(unix.Unmount(wrong, 0))
+	h.until("the end of a look at it", func() error { return unix.Unmount(wrong, 0) })
 	h.mount(dev, taken, "ext4", 0)
 	h.until("the status to be right again", func() error {
 		pv, err := h.volume("fs", "taken")

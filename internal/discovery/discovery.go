@@ -161,7 +161,10 @@ func (d *Discovery) Run(ctx context.Context) error {
 	defer cancel()
 	w := newWatch(d)
 	wg.Go(func() { w.run(ctx) })
-	defer d.cleanings.wait()
+	defer func() {
+		d.cleanings.wait()
+		d.locks.keep(nil)
+	}()
 	w.follow(d.config, d.opts)
 	d.reload() // it may have changed between the first reading and the watch
 	for {
