@@ -312,3 +312,31 @@ func loopDevice(t *testing.T, bytes int64) (path string, grow func(int64)) {
 		}
 	}
 }
+
+// Where the root is shared, other namespaces of the machine (a kubelet in a container, the containers) see the mount, too, and see it go.
+func TestMountPropagates(t *testing.T) {
+	root, peer := t.TempDir(), t.TempDir()
+	for _, err := range []error{
+		unix.Mount("root", root, "tmpfs", 0, ""),
+		unix.Mount("", root, "", unix.MS_SHARED, ""),
+		unix.Mount(root, peer, "", unix.MS_BIND, ""),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer func() { _, _ = unix.Unmount(peer, unix.MNT_DETACH), unix.Unmount(root, unix.MNT_DETACH) }()
+	if err := mountTmpfs(t.Context(), root, "pods/u/v", "a/b", false); err != nil {
+		t.Fatal(err)
+	}
+	seen := filepath.Join(peer, "pods/u/v/file")
+	if b, err := os.ReadFile(seen); string(b) != "below" {
+		t.Errorf("%q %v", b, err)
+	}
+	if err := Unmount(t.Context(), root, "pods/u/v"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(seen); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+}
