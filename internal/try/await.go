@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -117,4 +118,22 @@ func remove(ctx context.Context, f func(context.Context, string, metav1.DeleteOp
 		}
 		return nil
 	})
+}
+
+// eachWorkers ask the API at once.
+const eachWorkers = 8
+
+// each does the same with all items, several at a time, and returns every error.
+func each[T any](items []T, do func(T) error) error {
+	var work errgroup.Group
+	work.SetLimit(eachWorkers)
+	errs := make([]error, len(items))
+	for i, item := range items {
+		work.Go(func() error {
+			errs[i] = do(item)
+			return nil
+		})
+	}
+	_ = work.Wait()
+	return errors.Join(errs...)
 }

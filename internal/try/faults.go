@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -222,9 +221,6 @@ func unmountBelow(dir string, stay ...string) error {
 	return errors.Join(errs...)
 }
 
-// scaleWorkers write to the API at once.
-const scaleWorkers = 8
-
 // stepScale mounts one volume, then many at once.
 func (b *bench) stepScale(ctx context.Context, s *Step) error {
 	if err := b.needMount(); err != nil {
@@ -236,26 +232,12 @@ func (b *bench) stepScale(ctx context.Context, s *Step) error {
 	}
 	s.Notes = append(s.Notes, fmt.Sprintf("1 volume: claim to mounted in %s", time.Since(began).Round(time.Millisecond)))
 	began = time.Now()
-	names := make(chan string)
-	errs := make(chan error, b.o.Scale)
-	var work sync.WaitGroup
-	for range scaleWorkers {
-		work.Go(func() {
-			for n := range names {
-				errs <- errors.Join(b.claim(ctx, s, n), b.pod(ctx, s, n, n))
-			}
-		})
+	names := make([]string, b.o.Scale)
+	for i := range names {
+		names[i] = fmt.Sprintf("%s-%d", s.Name, i)
 	}
-	for i := range b.o.Scale {
-		names <- fmt.Sprintf("%s-%d", s.Name, i)
-	}
-	close(names)
-	work.Wait()
-	close(errs)
-	for err := range errs {
-		if err != nil {
-			return err
-		}
+	if err := each(names, func(n string) error { return errors.Join(b.claim(ctx, s, n), b.pod(ctx, s, n, n)) }); err != nil {
+		return err
 	}
 	if err := b.allReady(ctx, s, b.o.Scale+1); err != nil {
 		return err

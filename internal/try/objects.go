@@ -222,34 +222,34 @@ func (b *bench) sweepObjects(ctx context.Context, step string) error {
 	b.mu.Unlock()
 	api := b.in.client
 	of := metav1.ListOptions{LabelSelector: stepLabel + "=" + step}
-	var errs []error
 	pods, err := api.CoreV1().Pods(namespace).List(ctx, of)
 	if err != nil {
 		return err
 	}
-	for _, p := range pods.Items {
-		errs = append(errs, remove(ctx, api.CoreV1().Pods(namespace).Delete, p.Name))
+	errs := []error{
+		each(pods.Items, func(p corev1.Pod) error { return remove(ctx, api.CoreV1().Pods(namespace).Delete, p.Name) }),
+		each(pods.Items, func(p corev1.Pod) error {
+			_, err := await(ctx, api.CoreV1().Pods(namespace), "pod", p.Name, gone[*corev1.Pod])
+			return err
+		}),
+		b.sweepSnapshots(ctx, of),
 	}
-	for _, p := range pods.Items {
-		_, err := await(ctx, api.CoreV1().Pods(namespace), "pod", p.Name, gone[*corev1.Pod])
-		errs = append(errs, err)
-	}
-	errs = append(errs, b.sweepSnapshots(ctx, of))
 	claims, err := api.CoreV1().PersistentVolumeClaims(namespace).List(ctx, of)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	for _, c := range claims.Items {
-		errs = append(errs, remove(ctx, api.CoreV1().PersistentVolumeClaims(namespace).Delete, c.Name))
-	}
-	for _, c := range claims.Items {
-		_, err := await(ctx, api.CoreV1().PersistentVolumeClaims(namespace), "claim", c.Name, gone[*corev1.PersistentVolumeClaim])
-		errs = append(errs, err)
-		if c.Spec.VolumeName != "" {
-			_, err := await(ctx, api.CoreV1().PersistentVolumes(), "the volume of claim "+c.Name+":", c.Spec.VolumeName, volumeGone)
-			errs = append(errs, err)
-		}
-	}
+	errs = append(errs,
+		each(claims.Items, func(c corev1.PersistentVolumeClaim) error {
+			return remove(ctx, api.CoreV1().PersistentVolumeClaims(namespace).Delete, c.Name)
+		}),
+		each(claims.Items, func(c corev1.PersistentVolumeClaim) error {
+			_, err := await(ctx, api.CoreV1().PersistentVolumeClaims(namespace), "claim", c.Name, gone[*corev1.PersistentVolumeClaim])
+			if c.Spec.VolumeName == "" {
+				return err
+			}
+			_, left := await(ctx, api.CoreV1().PersistentVolumes(), "the volume of claim "+c.Name+":", c.Spec.VolumeName, volumeGone)
+			return errors.Join(err, left)
+		}))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("clean up: %w", err)
 	}
