@@ -18,7 +18,7 @@ func init() {
 		"fsmount/mark-formatted":  inMachine,
 		"fsmount/mount":           inMachine,
 		"fsmount/open-filesystem": inMachine,
-		"fsmount/repair":          "an ext4 must carry the mark of an error; e2fsck -p may be killed and run again anywhere",
+		"fsmount/repair":          "an ext4 must carry the mark of an error, as in a component test of fsmount; e2fsck -p may be killed and run again anywhere",
 		"fsmount/share":           inMachine,
 		"fsmount/unmount":         inMachine,
 	})

@@ -340,3 +340,33 @@ func TestMountPropagates(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// An ext4 that carries the mark of an error is checked before it is mounted.
+func TestDeviceIsRepaired(t *testing.T) {
+	path, _ := loopDevice(t, 64<<20)
+	d, err := OpenDevice(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	fs := &Filesystem{}
+	if _, err := d.Format(t.Context(), fs, false); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("debugfs", "-w", "-R", "ssv state 2", path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if !filesystem.HasErrors(d.file) {
+		t.Fatal("the mark is not there: the test proves nothing")
+	}
+	root := t.TempDir()
+	if err := d.Mount(t.Context(), filesystem.Ext4, fs, root, "d"); err != nil {
+		t.Fatal(err)
+	}
+	if filesystem.HasErrors(d.file) {
+		t.Error("the mark is there still")
+	}
+	if err := Unmount(t.Context(), root, "d"); err != nil {
+		t.Error(err)
+	}
+}
