@@ -201,7 +201,8 @@ func Uninstall(ctx context.Context, o Options) ([]Installed, error) {
 			return removed, err
 		}
 		if len(used) > 0 && !o.Force {
-			return removed, fmt.Errorf("%s/%s: %w (%s): stop the pods first; --force removes it all the same", o.Vendor, driver, ErrInUse, strings.Join(used[:min(3, len(used))], ", "))
+			mounted := strings.Join(used[:min(3, len(used))], ", ")
+			return removed, fmt.Errorf("%s/%s: %w (%s): stop the pods first; --force removes it all the same", o.Vendor, driver, ErrInUse, mounted)
 		}
 		version, _ := Version(ctx, path)
 		err = boundary.Do("flexinstall/remove", func() error {

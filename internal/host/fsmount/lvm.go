@@ -29,6 +29,10 @@ const lvmDeadline = time.Minute
 // unformatted is the tag of a volume that was made here and has no filesystem yet. While it is there, nobody has had the volume.
 const unformatted = "berth.unformatted"
 
+// ownNames are parts of names that LVM keeps for itself (lvm(8), "Reserved names").
+var ownNames = strings.Fields(`_cdata _cmeta _corig _cpool _cvol _wcorig _mimage _mlog _rimage _rmeta _tdata _tmeta _vdata _vorigin
+	_pmspare _imeta _iorig`)
+
 // LogicalVolume is one of LVM's.
 type LogicalVolume struct{ group, name string }
 
@@ -40,7 +44,7 @@ func ParseLogicalVolume(group, name string) (LogicalVolume, error) {
 	if err := lvmName("logical volume", name); err != nil {
 		return LogicalVolume{}, err
 	}
-	for _, reserved := range []string{"_cdata", "_cmeta", "_corig", "_cpool", "_cvol", "_wcorig", "_mimage", "_mlog", "_rimage", "_rmeta", "_tdata", "_tmeta", "_vdata", "_vorigin", "_pmspare", "_imeta", "_iorig"} {
+	for _, reserved := range ownNames {
 		if strings.Contains(name, reserved) {
 			return LogicalVolume{}, fmt.Errorf("logical volume %q: %w: a name with %s is LVM's own", name, ErrName, reserved)
 		}
