@@ -61,7 +61,7 @@ func (s *script) namedLife() []step {
 		{"the data is there", func() error { return holds(filepath.Join(srv, "precious")) }},
 		{"unmounted", func() error { return errors.Join(berth("unmount", "data")(), berth("unmount", "again")()) }},
 		{"the snapshot is gone", func() error {
-			_, err := s.in.Kubectl(s.ctx, "delete", "volumesnapshot", "kept", "--ignore-not-found", "--timeout=20s")
+			_, err := s.in.Kubectl(s.ctx, "delete", "volumesnapshot", "kept", "--ignore-not-found", "--timeout=60s")
 			return err
 		}},
 		{"the volumes are gone", s.removeNamed},

@@ -146,7 +146,7 @@ func (s *script) snapshotLife() []step {
 		{"restored and cloned", func() error { return s.restored(copies) }},
 		{"schedules have kept the newest", s.scheduled},
 		{"the schedules are gone", func() error {
-			_, err := s.in.Kubectl(s.ctx, "delete", "snapshotschedule", "--all", "--timeout=20s")
+			_, err := s.in.Kubectl(s.ctx, "delete", "snapshotschedule", "--all", "--timeout=60s")
 			return err
 		}},
 		{"the copies' pod is deleted", func() error { return s.deletePod("copies") }},
@@ -239,7 +239,7 @@ func (s *script) refusedGroup() error {
 			return err
 		}
 	}
-	_, err := s.in.Kubectl(s.ctx, "delete", "volumegroupsnapshot/torn", "--ignore-not-found", "--timeout=20s")
+	_, err := s.in.Kubectl(s.ctx, "delete", "volumegroupsnapshot/torn", "--ignore-not-found", "--timeout=60s")
 	return err
 }
 
@@ -296,7 +296,7 @@ func (s *script) scheduled() error {
 func (s *script) snapshotsGone() error {
 	for _, kind := range []string{"volumegroupsnapshot", "volumesnapshot"} {
 		// Members of a group go with it.
-		if _, err := s.in.Kubectl(s.ctx, "delete", kind, "--all", "--timeout=20s"); err != nil && !apierrors.IsNotFound(err) {
+		if _, err := s.in.Kubectl(s.ctx, "delete", kind, "--all", "--timeout=60s"); err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}
 	}
