@@ -20,6 +20,16 @@ done
 # What another module list or Go built is not what would be tested: it is built anew, program by program.
 stamp=$(cat upstream/go.mod upstream/go.sum <(go env GOVERSION GOARCH) <(echo "$flags") | sha256sum | cut -c1-16)
 mkdir -p "$BIN" "$IMAGES"
+
+# The images are made of this machine's busybox; those of the suite are more than the others.
+images=$(cat images.sh "$(command -v busybox)" | sha256sum | cut -c1-16)
+fresh() { [ "$(cat "$1" 2>/dev/null)" = "$2" ]; }
+images_fresh() { fresh "$IMAGES/.images" "$images e2e" || fresh "$IMAGES/.images" "$images ${1:-}"; }
+
+missing=()
+for name in "${want[@]}"; do fresh "$BIN/.$name" "$stamp" || missing+=("$name"); done
+if [ ${#missing[@]} = 0 ] && images_fresh "$@"; then exit 0; fi
+
 exec 9>"$STATE/build.lock" # two at once would write the same files
 flock 9
 
@@ -42,10 +52,10 @@ progress() {
 }
 
 done=0
-for name in "${want[@]}"; do
+for name in "${missing[@]}"; do
   done=$((done + 1))
-  [ "$(cat "$BIN/.$name" 2>/dev/null)" != "$stamp" ] || continue
-  echo "building $name ($done of ${#want[@]})"
+  ! fresh "$BIN/.$name" "$stamp" || continue # by another, meanwhile
+  echo "building $name ($done of ${#missing[@]})"
   start=$SECONDS
   build=(build)
   [ "$name" != e2e.test ] || build=(test -c)
@@ -56,9 +66,7 @@ for name in "${want[@]}"; do
   echo "  built in $((SECONDS - start)) s"
 done
 
-# The images are made of this machine's busybox, and agnhost.
-stamp=$(cat images.sh "$(command -v busybox)" | sha256sum | cut -c1-16)
-if [ "$(cat "$IMAGES/.images" 2>/dev/null)" != "$stamp ${1:-}" ] && [ "$(cat "$IMAGES/.images" 2>/dev/null)" != "$stamp e2e" ]; then
+if ! images_fresh "$@"; then
   ./images.sh "$@"
-  echo "$stamp ${1:-}" >"$IMAGES/.images"
+  echo "$images ${1:-}" >"$IMAGES/.images"
 fi

@@ -93,7 +93,6 @@ func TestBerthBlockOutlivesTheKubelet(t *testing.T) {
 // no FlexVolume driver, so that expandvolume is never called (expand_controller.go: InitPlugins without a prober; plugins.go:
 // IsKubeletExpandable).
 func TestBerthBlockGrows(t *testing.T) {
-	t.Skip("the node agent's expandfs refuses what expandvolume has not grown, and a cluster never calls expandvolume")
 	s, _, _ := berthBlock(t, "320Mi", "xfs")
 	s.apply(podYAML("first", "persistentVolumeClaim: {claimName: data}"))
 	s.ready("first")
