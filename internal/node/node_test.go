@@ -142,3 +142,14 @@ func TestNodeNames(t *testing.T) {
 		}
 	}
 }
+
+// A node that attaches by itself must not be the controller's, also when an earlier start said that it is.
+func TestNodeThatAttachesByItself(t *testing.T) {
+	for _, alone := range []bool{true, false} {
+		n := &nodeObject{opts: &Options{Node: "node-1", DataDir: t.TempDir(), AttachOnNode: alone}}
+		got := n.describe(&v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", Annotations: map[string]string{attachDetachAnnotation: "true", "other": "x"}}})
+		if _, managed := got.Annotations[attachDetachAnnotation]; managed == alone || got.Annotations["other"] != "x" {
+			t.Errorf("alone %v: %v", alone, got.Annotations)
+		}
+	}
+}
