@@ -15,7 +15,7 @@ import (
 
 const (
 	buildDeadline = 10 * time.Minute
-	guestDeadline = 30 * time.Minute
+	guestDeadline = time.Hour
 	diskBytes     = 3 << 30 // sparse
 )
 
@@ -40,8 +40,8 @@ func TestGuest(t *testing.T) {
 	if pattern == "" {
 		pattern = "."
 	}
-	stream(t, guestDeadline, "./run.sh", "--disk", disk, "--timeout", "1700", "--",
-		"env", "BERTH_FLEXVOLUME="+program, tests, "-test.v", "-test.timeout=25m", "-test.run="+pattern)
+	stream(t, guestDeadline, "./run.sh", "--disk", disk, "--timeout", "3500", "--",
+		"env", "BERTH_FLEXVOLUME="+program, tests, "-test.v", "-test.timeout=55m", "-test.run="+pattern)
 }
 
 // stream runs a program and shows what it says.
