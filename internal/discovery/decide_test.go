@@ -227,3 +227,27 @@ func TestCleanDeadlineGrows(t *testing.T) {
 		t.Error(cleanDeadline(0), cleanDeadline(1024*gib))
 	}
 }
+
+// A disk that does not answer holds up nobody, is not asked twice, and is looked at when it answers.
+func TestADiskThatDoesNotAnswer(t *testing.T) {
+	defer func(was time.Duration) { lookWithin = was }(lookWithin)
+	lookWithin = 10 * time.Millisecond
+	d := &Discovery{wake: make(chan struct{}, 1), stuck: map[string]<-chan struct{}{}}
+	answer, asked := make(chan struct{}), 0
+	hang := func(*entry) { asked++; <-answer }
+	for range 2 {
+		e := &entry{look: "/m/d"}
+		if d.look(e, hang); !errors.Is(e.problem, errNoAnswer) {
+			t.Fatal(e.problem)
+		}
+	}
+	close(answer)
+	<-d.wake
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
+	}
+	e := &entry{look: "/m/d"}
+	if d.look(e, func(e *entry) { e.disk = "1" }); e.problem != nil || e.disk != "1" {
+		t.Errorf("%+v", e)
+	}
+}

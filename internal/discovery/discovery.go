@@ -63,7 +63,8 @@ type Discovery struct {
 	told    map[string]string // by subject: what was said last
 	said    map[string]bool   // subjects of this pass
 	lostAt  map[string]time.Time
-	untaint bool // the taint was taken away
+	untaint bool                       // the taint was taken away
+	stuck   map[string]<-chan struct{} // by path: a look that does not end; closed when it does
 
 	cleanings cleanings
 }
@@ -89,7 +90,7 @@ func New(o Options) (*Discovery, error) {
 	d := &Discovery{
 		opts: o, log: o.Log.With("room", "discovery"), config: config, wake: make(chan struct{}, 1), now: time.Now,
 		locks: newLocks(o.LockDir, fmt.Sprintf("process %d for node %s with %s", os.Getpid(), o.Node, o.Config)),
-		told:  map[string]string{}, said: map[string]bool{}, lostAt: map[string]time.Time{},
+		told:  map[string]string{}, said: map[string]bool{}, lostAt: map[string]time.Time{}, stuck: map[string]<-chan struct{}{},
 	}
 	d.cleanings.init()
 	if d.metrics, err = newMetrics(o.Metrics); err != nil {

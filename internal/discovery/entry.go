@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -55,6 +56,42 @@ func (e *entry) inspect(class Class, contents bool) {
 		e.problem = fmt.Errorf("it is neither a directory nor a block device")
 	}
 }
+
+// lookWithin bounds the look at one disk: one that fails, or a server that is away, must not hold up the others.
+var lookWithin = 10 * time.Second
+
+// look inspects an entry with a deadline. What the kernel does not answer goes on in the background, and is not asked again
+// until it has.
+func (d *Discovery) look(e *entry, inspect func(*entry)) {
+	if earlier := d.stuck[e.look]; earlier != nil {
+		select {
+		case <-earlier:
+			delete(d.stuck, e.look)
+		default:
+			e.problem = errNoAnswer
+			return
+		}
+	}
+	looked, ended := *e, make(chan struct{})
+	go func() {
+		defer close(ended)
+		inspect(&looked)
+	}()
+	deadline := time.NewTimer(lookWithin)
+	defer deadline.Stop()
+	select {
+	case <-ended:
+		*e = looked
+	case <-deadline.C:
+		d.stuck[e.look], e.problem = ended, errNoAnswer
+		go func() {
+			<-ended
+			d.Wake()
+		}()
+	}
+}
+
+var errNoAnswer = fmt.Errorf("it does not answer for %s: look at the disk and at the kernel's log", lookWithin)
 
 func (e *entry) inspectDevice(contents bool) {
 	f, d, err := openDevice(e.look, os.O_RDONLY)

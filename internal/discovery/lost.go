@@ -41,7 +41,8 @@ func (s *scan) lostVolumes(ctx context.Context) {
 			s.tell(pv.Name, pv, v1.EventTypeWarning, "DiscoveryFailed", fmt.Sprintf("%s is not in %s, where the configuration has the disks of class %s", pv.Spec.Local.Path, class.HostDir, pv.Spec.StorageClassName))
 			continue
 		}
-		if e.inspect(class, false); e.absent {
+		s.look(e, func(e *entry) { e.inspect(class, false) })
+		if e.absent {
 			s.lose(ctx, pv, e.problem)
 		} else {
 			s.counts["unselected"]++ // namePattern leaves it out: it is served as long as it is in use

@@ -88,7 +88,7 @@ func (s *scan) readDirectories() {
 		}
 		for _, e := range found {
 			pv := s.byPath[e.path]
-			e.inspect(class, pv == nil)
+			s.look(e, func(e *entry) { e.inspect(class, pv == nil) })
 			s.entries = append(s.entries, e)
 		}
 	}
