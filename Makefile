@@ -6,10 +6,10 @@ DATA_DIR ?= /var/lib/berth
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 export CGO_ENABLED ?= 1
 
-.PHONY: help run test build setup setup-tests unit component e2e kill kill-sample lint fuzz bench clean generate
+.PHONY: help run test build setup setup-tests unit component e2e kill kill-sample test-vm test-kubernetes lint fuzz bench clean generate
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 run: setup build ## set everything up and run the main job on this machine; Ctrl-C stops, volumes stay mounted
 	@$(SUDO) $(BIN)/berth up --data-dir $(DATA_DIR) --apply examples/quickstart.yaml
@@ -43,6 +43,14 @@ kill: setup-tests build ## kill -9 at every step boundary, all of them (root; lo
 
 kill-sample: setup-tests build ## one of each room (root)
 	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_KILL_SAMPLE=18 BERTH_KILL_BATCH=4 go test -count=1 -timeout 20m -v -run TestKillAtEveryBoundary ./test/kill
+
+test-vm: setup build ## the FlexVolume drivers with kernel NFS, CIFS and LVM, in an emulated machine (root)
+	@scripts/setup.sh --vm
+	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) go test -tags vm -count=1 -timeout 60m -v ./test/vm
+
+test-kubernetes: setup build ## the drivers under a real Kubernetes 1.36.3, built from its modules (root; the first time 20 minutes)
+	@scripts/setup.sh --kubernetes
+	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) go test -tags kubernetes -count=1 -timeout 60m -v ./test/kubernetes
 
 fuzz: ## each fuzz target for 20 s
 	@scripts/fuzz.sh 20s

@@ -1,14 +1,20 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that Berth calls and that are missing here, with --tests those that its tests call, too. Prints
-# nothing when all are there.
+# setup.sh [--tests|--vm|--kubernetes]: installs the Debian packages that Berth calls and that are missing here, and those that its
+# tests call: make test's, those of the emulated machine, those of the real Kubernetes. Prints nothing when all are there.
 set -euo pipefail
 declare -A package=(
   [mkfs.xfs]=xfsprogs [xfs_growfs]=xfsprogs [mkfs.ext4]=e2fsprogs [resize2fs]=e2fsprogs [mkfs.btrfs]=btrfs-progs
   [blkid]=util-linux [losetup]=mount [gcc]=gcc
 )
-if [ "${1:-}" = --tests ]; then
-  package+=([podman]=podman [crun]=crun [conmon]=conmon [busybox]=busybox-static [systemd-analyze]=systemd [setpriv]=util-linux [fio]=fio)
-fi
+case ${1:-} in
+  --tests) package+=([podman]=podman [crun]=crun [conmon]=conmon [busybox]=busybox-static [systemd-analyze]=systemd [setpriv]=util-linux [fio]=fio) ;;
+  --vm) package+=([qemu-system-x86_64]=qemu-system-x86 [busybox]=busybox-static [depmod]=kmod [cpio]=cpio [lz4]=lz4 [python3]=python3
+    [ganesha.nfsd]=nfs-ganesha [mount.nfs]=nfs-common [smbd]=samba [mount.cifs]=cifs-utils [lvm]=lvm2 [thin_check]=thin-provisioning-tools) ;;
+  --kubernetes) package+=([containerd]=containerd [runc]=runc [iptables]=iptables [ip]=iproute2 [openssl]=openssl [busybox]=busybox-static
+    [pkill]=procps [/usr/lib/cni/bridge]=containernetworking-plugins) ;;
+  "") ;;
+  *) echo "setup.sh: unknown option $1" >&2; exit 2 ;;
+esac
 PATH=$PATH:/usr/sbin:/sbin
 missing=()
 for command in "${!package[@]}"; do

@@ -1,7 +1,7 @@
 //go:build vm
 
 // Package vm runs the tests that need a kernel with NFS, CIFS and device-mapper in an emulated machine: one boot, one compiled
-// test binary (guest/). `make vm`.
+// test binary (guest/). `make test-vm`.
 package vm
 
 import (
