@@ -46,7 +46,7 @@ kill-sample: setup-tests build ## one of each room (root)
 
 test-vm: setup build ## the FlexVolume drivers with kernel NFS, CIFS and LVM, in an emulated machine (root)
 	@scripts/setup.sh --vm
-	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) go test -tags vm -count=1 -timeout 60m -v ./test/vm
+	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) go test -tags vm -count=1 -timeout 70m -v ./test/vm
 
 test-kubernetes: setup build ## the drivers under a real Kubernetes 1.36.3, built from its modules (root; the first time 20 minutes)
 	@scripts/setup.sh --kubernetes

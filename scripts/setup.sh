@@ -9,7 +9,8 @@ declare -A package=(
 case ${1:-} in
   --tests) package+=([podman]=podman [crun]=crun [conmon]=conmon [busybox]=busybox-static [systemd-analyze]=systemd [setpriv]=util-linux [fio]=fio) ;;
   --vm) package+=([qemu-system-x86_64]=qemu-system-x86 [busybox]=busybox-static [depmod]=kmod [cpio]=cpio [lz4]=lz4 [python3]=python3
-    [ganesha.nfsd]=nfs-ganesha [mount.nfs]=nfs-common [smbd]=samba [mount.cifs]=cifs-utils [lvm]=lvm2 [thin_check]=thin-provisioning-tools) ;;
+    [mount.nfs]=nfs-common [exportfs]=nfs-kernel-server
+    [smbd]=samba [mount.cifs]=cifs-utils [lvm]=lvm2 [thin_check]=thin-provisioning-tools [ss]=iproute2) ;;
   --kubernetes) package+=([containerd]=containerd [runc]=runc [iptables]=iptables [ip]=iproute2 [openssl]=openssl [busybox]=busybox-static
     [pkill]=procps [/usr/lib/cni/bridge]=containernetworking-plugins) ;;
   "") ;;
