@@ -572,3 +572,40 @@ func TestConfigurationThatChanges(t *testing.T) {
 	h.mount("tmpfs", filepath.Join(late, "d"), "tmpfs", 0)
 	h.offered("fs", "d")
 }
+
+// A disk whose volume nobody has moves with no trace: to another path, and to a node of another name when the old one is no more.
+func TestADiskThatMoves(t *testing.T) {
+	h := newHost(t)
+	at := h.disk("d0")
+	dev := h.run("findmnt", "-no", "SOURCE", at)
+	h.start()
+	h.phase(h.offered("fs", "d0"), v1.VolumeAvailable)
+	disk := h.offered("fs", "d0").Annotations[annDisk]
+	h.until("the end of a look at it", func() error { return unix.Unmount(at, 0) })
+	h.mount(dev, filepath.Join(h.dir, "fs", "d1"), "ext4", 0)
+	if got := h.offered("fs", "d1").Annotations[annDisk]; got != disk {
+		t.Errorf("disk %s, was %s", got, disk)
+	}
+	h.phase(h.offered("fs", "d1"), v1.VolumeAvailable)
+	h.until("the old volume to go", func() error {
+		if _, err := h.volume("fs", "d0"); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("it is there (%w)", err)
+		}
+		return nil
+	})
+	h.stop()
+
+	nodes := h.api.CoreV1().Nodes()
+	_, err := nodes.Create(h.Context(), node("renamed"), metav1.CreateOptions{})
+	h.must(err)
+	h.start(func(o *Options) { o.Node = "renamed" })
+	h.said("was made for this disk, at " + filepath.Join(h.dir, "fs", "d1") + " of node n")
+	h.must(nodes.Delete(h.Context(), "n", metav1.DeleteOptions{}))
+	h.until("the volume of the new node", func() error {
+		pv, err := h.api.CoreV1().PersistentVolumes().Get(h.Context(), volumeName("d1", "renamed", "fs"), metav1.GetOptions{})
+		if err == nil && pv.Annotations[annDisk] != disk {
+			err = errors.New("it is for another disk")
+		}
+		return err
+	})
+}

@@ -21,14 +21,14 @@ const (
 )
 
 // decideNew is about a disk that no volume names. elsewhere is a volume that was made for this very disk at another path or on
-// another node, if there is one.
-func decideNew(e *entry, cluster string, elsewhere *v1.PersistentVolume) (step, error) {
+// another node, if there is one; reaches says that its node affinity lets pods of this node have it.
+func decideNew(e *entry, cluster string, elsewhere *v1.PersistentVolume, reaches bool) (step, error) {
 	switch {
 	case e.problem != nil:
 		return refuse, e.problem
 	case e.cluster != "" && e.cluster != cluster:
 		return refuse, fmt.Errorf("it carries the mark of another cluster (%s): its data may be in use there; if that is past, remove the mark: setfattr -x %s %s", e.cluster, markAttribute, e.path)
-	case elsewhere != nil && elsewhere.Spec.Local.Path == e.path:
+	case elsewhere != nil && reaches && elsewhere.Spec.Local.Path == e.path:
 		return leave, nil // a shared disk, of which another node made the volume
 	case elsewhere != nil:
 		return refuse, fmt.Errorf("PersistentVolume %s was made for this disk, at %s of node %s: put the disk back there, or delete that volume", elsewhere.Name, elsewhere.Spec.Local.Path, firstOf(hostnames(elsewhere)))

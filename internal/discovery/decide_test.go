@@ -44,6 +44,7 @@ func TestDecideNew(t *testing.T) {
 		"of another cluster":           {func(e *entry) { e.cluster = "there" }, nil, refuse, "another cluster"},
 		"made for it elsewhere":        {func(*entry) {}, elsewhere, refuse, "/m/x"},
 		"by another node, shared":      {func(*entry) {}, volume(directory(), v1.VolumeBound), leave, ""},
+		"of a node that was renamed":   {func(*entry) {}, volume(directory(), v1.VolumeBound), refuse, "of node n"},
 		"not mounted":                  {func(e *entry) { e.absent, e.problem = true, errNotMounted }, nil, refuse, "nothing is mounted"},
 		"without capacity":             {func(e *entry) { e.capacity = 0 }, nil, refuse, "capacity"},
 		"a problem goes before a data": {func(e *entry) { e.problem, e.data = errors.New("read-only"), "x" }, nil, refuse, "read-only"},
@@ -51,7 +52,7 @@ func TestDecideNew(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e := directory()
 			tc.change(e)
-			got, err := decideNew(e, "here", tc.elsewhere)
+			got, err := decideNew(e, "here", tc.elsewhere, name == "by another node, shared")
 			if got != tc.want || tc.says != "" && (err == nil || !strings.Contains(err.Error(), tc.says)) {
 				t.Errorf("%v, %v", got, err)
 			}

@@ -123,7 +123,13 @@ func (d *Discovery) handle(volumes, nodes, classes cache.SharedIndexInformer) er
 			if !onlyHeartbeat(was, o) {
 				wake(o)
 			}
-		}, DeleteFunc: wake}); err != nil {
+		}, DeleteFunc: func(o any) {
+			if _, is := last(o).(*v1.Node); is { // of another node, too: its disks may have come to this one
+				d.Wake()
+				return
+			}
+			wake(o)
+		}}); err != nil {
 			return err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
+	volumehelpers "k8s.io/component-helpers/storage/volume"
 )
 
 // scan is one pass.
@@ -178,7 +179,8 @@ func (s *scan) step(ctx context.Context, e *entry) {
 		if e.disk == "" {
 			elsewhere = nil
 		}
-		what, err := decideNew(e, s.cluster, elsewhere)
+		reaches := elsewhere != nil && volumehelpers.CheckNodeAffinity(elsewhere, s.node.Labels) == nil
+		what, err := decideNew(e, s.cluster, elsewhere, reaches)
 		switch {
 		case what == offer:
 			s.offer(ctx, e, began)
