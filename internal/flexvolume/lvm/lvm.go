@@ -292,12 +292,17 @@ func (driver) ExpandVolume(ctx context.Context, o *flexvolume.Options, _ flexvol
 	return v.Extend(ctx, newBytes)
 }
 
+// ExpandFS grows the volume, too, where nobody has: kube-controller-manager never calls expandvolume (its expand controller is made
+// without FlexVolumes).
 func (driver) ExpandFS(ctx context.Context, o *flexvolume.Options, device string, dir flexvolume.Dir, newBytes, _ int64) error {
 	v, err := parse(o)
 	if err != nil {
 		return err
 	}
 	if err := v.is(device); err != nil {
+		return err
+	}
+	if _, err := v.Extend(ctx, newBytes); err != nil {
 		return err
 	}
 	path, err := v.ready(ctx)
@@ -309,9 +314,6 @@ func (driver) ExpandFS(ctx context.Context, o *flexvolume.Options, device string
 		return err
 	}
 	defer d.Close()
-	if d.Bytes < newBytes {
-		return fmt.Errorf("%s has %d bytes, and shall hold a filesystem of %d: expandvolume comes first", v, d.Bytes, newBytes)
-	}
 	t, err := fsmount.Open(dir.Root, dir.Below)
 	if err != nil {
 		return err
