@@ -19,10 +19,12 @@ type callout struct {
 // defaultBound is for a call-out that is not known.
 const defaultBound = 10 * time.Second
 
-// Bound is how long the driver itself lets a call-out take. Upstream's host would wait for ever.
-func Bound(call string) time.Duration {
-	if c, known := callouts[call]; known {
-		return c.bound
+// bound is how long the driver itself lets the call-out of args take. Upstream's host would wait for ever.
+func bound(args []string) time.Duration {
+	if len(args) > 1 {
+		if c, known := callouts[args[1]]; known {
+			return c.bound
+		}
 	}
 	return defaultBound
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"strings"
 	"syscall"
@@ -102,29 +101,28 @@ func TestCallouts(t *testing.T) {
 		"a device with a newline":            {[]string{"fake", "waitforattach", "/dev/x\n", "{}"}, fine, Failure, "control character"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, _ := said(t, serve(c.args, table(c.do), "v1", nil))
+			s, _ := said(t, serve(c.args, table(c.do), "v1", nil, time.Minute))
 			message, _ := s["message"].(string)
 			if s["status"] != c.status || !strings.Contains(message, c.words) || len(message) > messageLimit+100 {
 				t.Errorf("%.300v; want %s, %q", s, c.status, c.words)
 			}
 		})
 	}
-	if s, _ := said(t, serve([]string{"fake", "isattached", "{}", "n"}, table(fine), "v1", nil)); s["attached"] != false {
+	if s, _ := said(t, serve([]string{"fake", "isattached", "{}", "n"}, table(fine), "v1", nil, time.Minute)); s["attached"] != false {
 		t.Errorf("not attached must be said: %v", s)
 	}
-	if s, _ := said(t, serve([]string{"fake", "expandvolume", "{}", deviceDir, "2048", "1"}, table(fine), "v1", nil)); s["volumeNewSize"] != 2048.0 {
+	if s, _ := said(t, serve([]string{"fake", "expandvolume", "{}", deviceDir, "2048", "1"}, table(fine), "v1", nil, time.Minute)); s["volumeNewSize"] != 2048.0 {
 		t.Errorf("%v", s)
 	}
 }
 
 // A call-out ends at its bound, whether its driver listens or is held by the kernel; and on a signal.
 func TestBounds(t *testing.T) {
-	was := maps.Clone(callouts)
-	t.Cleanup(func() { callouts = was }) // after the parallel ones
-	short := callouts["init"]
-	short.bound = 30 * time.Millisecond
-	callouts = maps.Clone(callouts)
-	callouts["init"] = short
+	for call, want := range map[string]time.Duration{"init": atOnce, "mountdevice": formats, "unmount": mounts, "frobnicate": defaultBound} {
+		if got := bound([]string{"fake", call}); got != want {
+			t.Errorf("%s: %s, want %s", call, got, want)
+		}
+	}
 	listens := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 	held := make(chan struct{})
 	t.Cleanup(func() { close(held) })
@@ -146,7 +144,7 @@ func TestBounds(t *testing.T) {
 			if c.signal != nil {
 				signals <- c.signal
 			}
-			s := serve([]string{"fake", "init"}, table(c.do), "v1", signals)
+			s := serve([]string{"fake", "init"}, table(c.do), "v1", signals, 30*time.Millisecond)
 			if (s.Status == Success) != (c.words == "") || !strings.Contains(s.Message, c.words) {
 				t.Errorf("%+v", s)
 			}
@@ -323,7 +321,7 @@ func FuzzServe(f *testing.F) {
 				args = append(args, v)
 			}
 		}
-		s, _ := said(t, serve(args, table(fine), "v1", nil))
+		s, _ := said(t, serve(args, table(fine), "v1", nil, time.Minute))
 		if _, known := callouts[call]; !known && call != "--version" && s["status"] != NotSupported {
 			t.Errorf("%v", s)
 		}

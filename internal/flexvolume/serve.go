@@ -47,7 +47,7 @@ func Main(drivers map[string]func() Driver, version string) int {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGALRM, syscall.SIGUSR1, syscall.SIGUSR2)
 	args := take(os.Args)
 	debug.SetGCPercent(-1) // one call's garbage is small
-	return answer(os.Stdout, serve(args, drivers, version, signals))
+	return answer(os.Stdout, serve(args, drivers, version, signals, bound(args)))
 }
 
 // answer writes the one object, and says what the exit code is.
@@ -63,11 +63,10 @@ func answer(w io.Writer, s Status) int {
 
 // serve does the call-out in a goroutine of its own, so that a deadline or a signal is answered even while the kernel holds a
 // thread of ours in a system call.
-func serve(args []string, drivers map[string]func() Driver, version string, signals <-chan os.Signal) Status {
-	call, bound := "", defaultBound
+func serve(args []string, drivers map[string]func() Driver, version string, signals <-chan os.Signal, bound time.Duration) Status {
+	call := ""
 	if len(args) > 1 {
 		call = args[1]
-		bound = Bound(call)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	defer cancel()
