@@ -211,10 +211,14 @@ func (d *Discovery) cleanDirectory(ctx context.Context, e entry, pv *v1.Persiste
 	if !marked || m.ID != pv.Annotations[annDisk] || m.Cluster != d.cluster {
 		return fmt.Errorf("the disk at %s is not the one that was offered: it is not touched", e.path)
 	}
-	if err := mountedElsewhere(e.look); err != nil {
+	path, err := filepath.EvalSymlinks(e.look) // as the kernel names it: hostDir may be reached through a link
+	if err != nil {
 		return err
 	}
-	if users := others(mountpoint.Users(e.look)); len(users) > 0 {
+	if err := mountedElsewhere(path); err != nil {
+		return err
+	}
+	if users := others(mountpoint.Users(path)); len(users) > 0 {
 		return fmt.Errorf("%w: %s is used by process %s", errInUse, e.path, strings.Join(users, ", "))
 	}
 	if err := removeContents(ctx, root, d.progress(pv)); err != nil {
@@ -232,10 +236,6 @@ func others(users []string) []string {
 // mountedElsewhere looks for other mounts of what is mounted at path: those of pods, mostly. A mount of something above it (the
 // filesystem of a directory that is bound there) is no use of it.
 func mountedElsewhere(path string) error {
-	path, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return err
-	}
 	all, err := mountpoint.List()
 	if err != nil {
 		return err

@@ -609,3 +609,64 @@ func TestADiskThatMoves(t *testing.T) {
 		return err
 	})
 }
+
+// A filesystem without attributes has its mark in a file, which is nobody's data and outlives the emptying; a damaged mark
+// is never taken for none.
+func TestMarkWithoutAttributes(t *testing.T) {
+	h := newHost(t)
+	at := filepath.Join(h.dir, "fs", "d0")
+	h.mount("ramfs", at, "ramfs", 0)
+	if err := unix.Setxattr(at, markAttribute, []byte("x"), 0); !errors.Is(err, unix.ENOTSUP) {
+		t.Fatalf("this kernel's ramfs has attributes (%v): another filesystem is needed here", err)
+	}
+	root, err := openRoot(at)
+	h.must(err)
+	defer root.Close()
+	if _, marked, err := readMark(root); marked || err != nil {
+		t.Errorf("before: %v, %v", marked, err)
+	}
+	m, err := newMark(root, "here", "n")
+	h.must(err)
+	h.must(m.write(root))
+	h.must(os.WriteFile(filepath.Join(at, "data"), nil, 0o600))
+	if data, err := contents(root); data != "data" || err != nil {
+		t.Errorf("in it: %q, %v", data, err)
+	}
+	h.must(removeContents(t.Context(), root, func(string) {}))
+	if data, err := contents(root); data != "" || err != nil {
+		t.Errorf("in it after: %q, %v", data, err)
+	}
+	if again, marked, err := readMark(root); again != m || !marked || err != nil {
+		t.Errorf("%+v, %v, %v, want %+v", again, marked, err, m)
+	}
+	h.must(os.WriteFile(filepath.Join(at, markFile), []byte("{"), 0o600))
+	if _, _, err := readMark(root); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("a damaged mark: %v", err)
+	}
+}
+
+// A discovery directory that is reached through a link: who uses a disk in it is found all the same.
+func TestLinkedDiscoveryDirectory(t *testing.T) {
+	h := newHost(t)
+	at := h.disk("d0")
+	h.must(os.Symlink(filepath.Join(h.dir, "fs"), filepath.Join(h.dir, "alias")))
+	h.must(os.WriteFile(filepath.Join(h.dir, "config", keyClasses), []byte(fmt.Sprintf("fs: {hostDir: %[1]s/alias, mountDir: %[1]s/alias}", h.dir)), 0o644))
+	h.start()
+	pv := h.offered("fs", "d0")
+	c := exec.Command("sleep", "1000")
+	c.Dir = at
+	h.must(c.Start())
+	h.must(os.WriteFile(filepath.Join(at, "data"), nil, 0o600))
+	h.phase(pv, v1.VolumeReleased)
+	h.said("is used by process")
+	if _, err := os.Stat(filepath.Join(at, "data")); err != nil {
+		t.Error(err)
+	}
+	_ = c.Process.Kill()
+	_ = c.Wait()
+	h.again("fs", "d0", func() {
+		if _, err := os.Stat(filepath.Join(at, "data")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the data: %v", err)
+		}
+	})
+}

@@ -70,6 +70,9 @@ func (s *scan) readVolumes() error {
 			s.byDisk[disk] = pv
 		}
 		here := slices.Contains(hostnames(pv), s.node.Labels[v1.LabelHostname])
+		if here && madeHere(pv, s.node) {
+			s.live[pv.Annotations[annDisk]] = true // its lock is kept, also while the disk has a problem or is being wiped
+		}
 		if other := s.byPath[pv.Spec.Local.Path]; here && (other == nil || !madeHere(other, s.node)) {
 			s.byPath[pv.Spec.Local.Path] = pv
 		}
@@ -168,10 +171,9 @@ func (s *scan) step(ctx context.Context, e *entry) {
 		return
 	}
 	if e.disk != "" && !e.absent && e.problem == nil {
+		s.live[e.disk] = true
 		if err := s.locks.take(e.disk); err != nil {
 			e.problem = err
-		} else {
-			s.live[e.disk] = true
 		}
 	}
 	if pv == nil {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -22,11 +23,14 @@ type watch struct {
 	d             *Discovery
 	configChanged chan struct{}
 	notify        *fsnotify.Watcher // nil: the kernel gave none
+	// Open before the first pass: it tells of what changes from then on.
+	mounts *os.File
 
-	mu      sync.Mutex
-	watched map[string]bool
-	config  string // file or directory
-	again   bool   // the mounts have changed: a watched path may lead elsewhere
+	watched map[string]bool // of the loop alone
+	config  string          // file or directory
+	// again: mounts or watched directories have changed, a watched path may lead elsewhere. No lock: whoever takes events must
+	// never wait for the loop, which may wait in fsnotify for the event to be taken.
+	again atomic.Bool
 }
 
 func newWatch(d *Discovery) *watch {
@@ -34,6 +38,9 @@ func newWatch(d *Discovery) *watch {
 	var err error
 	if w.notify, err = fsnotify.NewWatcher(); err != nil {
 		d.log.Warn("the discovery directories can't be watched; they are read every 10 s instead", "error", err)
+	}
+	if w.mounts, err = os.Open("/proc/self/mountinfo"); err != nil {
+		d.log.Warn("mounts can't be watched; a disk that is mounted is found at the next pass", "error", err)
 	}
 	return w
 }
@@ -44,8 +51,7 @@ func (w *watch) follow(c *Config, o Options) {
 		w.d.wakeIn(rescanPeriod)
 		return
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	again := w.again.Swap(false)
 	wanted := map[string]bool{w.configDir(): true}
 	for _, class := range c.Classes {
 		dir := class.HostDir
@@ -55,12 +61,11 @@ func (w *watch) follow(c *Config, o Options) {
 		wanted[nearest(dir)] = true
 	}
 	for dir := range w.watched {
-		if !wanted[dir] || w.again {
+		if !wanted[dir] || again {
 			_ = w.notify.Remove(dir)
 			delete(w.watched, dir)
 		}
 	}
-	w.again = false
 	for dir := range wanted {
 		if w.watched[dir] {
 			continue
@@ -96,11 +101,13 @@ func (w *watch) run(ctx context.Context) {
 	if w.notify != nil {
 		wg.Go(func() { w.names(ctx) })
 	}
-	wg.Go(func() {
-		if err := pollMounts(ctx, w.mountsChanged); err != nil {
-			w.d.log.Warn("mounts can't be watched; a disk that is mounted is found at the next pass", "error", err)
-		}
-	})
+	if w.mounts != nil {
+		wg.Go(func() {
+			if err := pollMounts(ctx, w.mounts, w.mountsChanged); err != nil {
+				w.d.log.Warn("mounts can't be watched any more; a disk that is mounted is found at the next pass", "error", err)
+			}
+		})
+	}
 	wg.Go(func() {
 		if err := readUevents(ctx, w.d.Wake); err != nil {
 			w.d.log.Info("the kernel's device events can't be read; a device whose link is there before it is found at the next pass", "error", err)
@@ -113,11 +120,13 @@ func (w *watch) run(ctx context.Context) {
 }
 
 func (w *watch) mountsChanged() {
-	w.mu.Lock()
-	w.again = true
-	w.mu.Unlock()
+	w.again.Store(true)
 	w.d.Wake()
+	w.d.wakeIn(settle) // the kernel may tell of a mount a moment before a look finds it
 }
+
+// settle is how long after a mount's event a second pass is made.
+const settle = 100 * time.Millisecond
 
 func (w *watch) names(ctx context.Context) {
 	for {
@@ -134,11 +143,7 @@ func (w *watch) names(ctx context.Context) {
 				continue
 			}
 			if event.Has(fsnotify.Remove) || event.Has(fsnotify.Rename) { // a watched directory, perhaps
-				w.mu.Lock()
-				if w.watched[event.Name] {
-					w.again = true
-				}
-				w.mu.Unlock()
+				w.again.Store(true)
 			}
 			w.d.Wake()
 		}
@@ -156,12 +161,9 @@ func (w *watch) changed() {
 	}
 }
 
-// pollMounts calls changed whenever a mount of this namespace comes or goes (proc(5), mountinfo: poll gives POLLPRI and POLLERR).
-func pollMounts(ctx context.Context, changed func()) error {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
+// pollMounts calls changed whenever a mount of this namespace has come or gone since f, mountinfo, was opened (proc(5): poll gives
+// POLLPRI and POLLERR).
+func pollMounts(ctx context.Context, f *os.File, changed func()) error {
 	defer f.Close()
 	r, stop, err := os.Pipe()
 	if err != nil {
