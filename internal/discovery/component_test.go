@@ -23,6 +23,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"berth.io/berth/internal/host/mountpoint"
 )
 
 // events keeps what was said.
@@ -472,6 +474,49 @@ func TestADiskThatGoesAndComes(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// Each mount and unmount is told, however close together they come.
+func TestEveryMountIsTold(t *testing.T) {
+	f, err := openMounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	told, ended := make(chan struct{}, 1), make(chan error, 1)
+	go func() {
+		ended <- pollMounts(ctx, f, func() {
+			select {
+			case told <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	at := t.TempDir()
+	for i := range 100 {
+		for what, act := range map[string]func() error{
+			"mount": func() error { return unix.Mount("none", at, "tmpfs", 0, "size=4k") }, "unmount": func() error { return unix.Unmount(at, 0) },
+		} {
+			if is, err := mountpoint.Is(at); err != nil || is != (what == "unmount") {
+				continue // the other one first
+			}
+			if err := act(); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-told:
+			case <-time.After(10 * time.Second):
+				_ = unix.Unmount(at, unix.MNT_DETACH)
+				t.Fatalf("the %s of round %d was not told", what, i)
+			}
+		}
+	}
+	_ = unix.Unmount(at, unix.MNT_DETACH)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }
 
 // The original's volumes are taken over, not doubled; one that it had released is cleaned.

@@ -39,7 +39,7 @@ func newWatch(d *Discovery) *watch {
 	if w.notify, err = fsnotify.NewWatcher(); err != nil {
 		d.log.Warn("the discovery directories can't be watched; they are read every 10 s instead", "error", err)
 	}
-	if w.mounts, err = os.Open("/proc/self/mountinfo"); err != nil {
+	if w.mounts, err = openMounts(); err != nil {
 		d.log.Warn("mounts can't be watched; a disk that is mounted is found at the next pass", "error", err)
 	}
 	return w
@@ -122,11 +122,7 @@ func (w *watch) run(ctx context.Context) {
 func (w *watch) mountsChanged() {
 	w.again.Store(true)
 	w.d.Wake()
-	w.d.wakeIn(settle) // the kernel may tell of a mount a moment before a look finds it
 }
-
-// settle is how long after a mount's event a second pass is made.
-const settle = 100 * time.Millisecond
 
 func (w *watch) names(ctx context.Context) {
 	for {
@@ -159,6 +155,17 @@ func (w *watch) changed() {
 	case w.configChanged <- struct{}{}:
 	default:
 	}
+}
+
+// openMounts opens mountinfo for pollMounts, and not by os.Open: the runtime would poll the file, too, and the kernel tells each open
+// file of a change once, whoever asks first.
+func openMounts() (*os.File, error) {
+	const name = "/proc/self/mountinfo"
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // pollMounts calls changed whenever a mount of this namespace has come or gone since f, mountinfo, was opened (proc(5): poll gives
