@@ -16,22 +16,31 @@ import (
 	"berth.io/berth/internal/host/mountpoint"
 )
 
-// Env says that this process has a mount namespace of its own.
+// Env says that this process has a mount namespace of its own: a new one, with copies of the mounts of others, or one in which all
+// mounts on loop devices are the tests' own. A process that a test starts must leave those alone.
 const Env = "BERTH_TEST_OWN_MOUNTS"
+
+const (
+	copies = "copies"
+	own    = "own"
+)
 
 // Run runs the tests in a mount namespace of their own, for TestMain to call; it does not return. A namespace that somebody else on
 // this machine makes while they run would hold on to copies of their mounts, and so to their loop devices; and so does this one to
 // others', until it lets go of the copies.
 func Run(m *testing.M) {
-	if os.Getenv(Env) != "" {
-		if err := letGoOfOthers(); err != nil {
+	switch os.Getenv(Env) {
+	case own:
+		os.Exit(m.Run())
+	case copies:
+		if err := errors.Join(letGoOfOthers(), os.Setenv(Env, own)); err != nil {
 			fmt.Fprintln(os.Stderr, "let go of the mounts of others:", err)
 			os.Exit(1)
 		}
 		os.Exit(m.Run())
 	}
 	cmd := exec.Command(os.Args[0], os.Args[1:]...)
-	cmd.Env = append(os.Environ(), Env+"=1")
+	cmd.Env = append(os.Environ(), Env+"="+copies)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	err := cmd.Run()
