@@ -15,19 +15,33 @@ import (
 )
 
 // Is says whether something is mounted at path, which is not followed when it is a symlink. A path that is not there
-// is no mount point. A mount whose filesystem answers only errors still is one, so that it gets unmounted.
+// is no mount point. A mount whose filesystem answers only errors still is one, so that it gets unmounted. The filesystem is not
+// asked: one whose server is silent would answer never.
 func Is(path string) (bool, error) {
 	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
-		return false, nil
-	case errors.Is(err, unix.EIO), errors.Is(err, unix.ESTALE), errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.EUCLEAN):
-		return true, nil
-	case err != nil:
+	// No field is wanted, only the attribute, which is the kernel's own.
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, 0, &st)
+	if err == nil {
+		return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+	}
+	mounted, known := judge(err)
+	if !known {
 		return false, fmt.Errorf("look whether %s is a mount point: %w", path, err)
 	}
-	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+	return mounted, nil
+}
+
+// judge tells from an error of statx whether there is a mount. EHOSTDOWN, EHOSTUNREACH, ETIMEDOUT and EAGAIN are those of a network
+// filesystem whose server does not answer (cifs says EHOSTDOWN, or EAGAIN while it connects anew).
+func judge(err error) (mounted, known bool) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+		return false, true
+	case errors.Is(err, unix.EIO), errors.Is(err, unix.ESTALE), errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.EUCLEAN),
+		errors.Is(err, unix.EHOSTDOWN), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ETIMEDOUT), errors.Is(err, unix.EAGAIN):
+		return true, true
+	}
+	return false, false
 }
 
 // ReadOnly says whether the mount at path refuses writes, because it was asked to or because its filesystem gave up.

@@ -113,12 +113,14 @@ func (p *Plugin) unpublish(ctx context.Context, name string, r plugin.UnpublishR
 	}
 	target := p.paths.target(r.PodUID, name, r.SpecName)
 	recordPath := p.paths.publishedRecord(r.PodUID, name, r.SpecName)
-	if _, err := os.Lstat(target); errors.Is(err, fs.ErrNotExist) {
-		return p.removeTarget(target, recordPath)
-	}
 	mounted, err := mountpoint.Is(target)
 	if err != nil {
 		return err
+	}
+	if !mounted { // a stat of a mount would wait for a server that is gone, and the driver can unmount without one
+		if _, err := os.Lstat(target); errors.Is(err, fs.ErrNotExist) {
+			return p.removeTarget(target, recordPath)
+		}
 	}
 	of := subjectNamed(r.SpecName, trace.ObjectRef{UID: r.PodUID}, false)
 	if r.Volume != nil {
