@@ -60,7 +60,8 @@ type agent struct{ driver, socket string }
 const (
 	// dialWithin: the agent takes a connection at once, or is not there.
 	dialWithin = 2 * time.Second
-	// callWithin is how long a call may take whose caller has set no deadline. The longest makes or checks a filesystem.
+	// callWithin is how long a call may take whose caller has set no deadline. One with a deadline has until then, up to
+	// wire.LongestCall.
 	callWithin = 2 * time.Minute
 	// margin is what is left of a caller's deadline for saying that it was missed.
 	margin = 200 * time.Millisecond
@@ -69,8 +70,11 @@ const (
 // ask makes one call.
 func (a agent) ask(ctx context.Context, r wire.Request) (wire.Answer, error) {
 	deadline := time.Now().Add(callWithin)
-	if d, ok := ctx.Deadline(); ok && d.Add(-margin).Before(deadline) {
+	if d, ok := ctx.Deadline(); ok {
 		deadline = d.Add(-margin)
+		if longest := time.Now().Add(wire.LongestCall); longest.Before(deadline) {
+			deadline = longest
+		}
 	}
 	r.Driver, r.Version, r.Within = a.driver, wire.Version, max(1, time.Until(deadline).Milliseconds())
 	if err := r.Validate(); err != nil {

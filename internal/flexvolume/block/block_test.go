@@ -204,3 +204,30 @@ func wantWords(t *testing.T, err error, words ...string) {
 		}
 	}
 }
+
+// TestHowLongACallMayTake: as long as its caller allows, up to what the agent takes; a caller that says nothing gets what is usual.
+func TestHowLongACallMayTake(t *testing.T) {
+	d, asked := answering(t, func(c net.Conn, _ wire.Request) { _ = wire.WriteAnswer(c, wire.Answer{}) })
+	for name, tc := range map[string]struct{ caller, want time.Duration }{
+		"no deadline":             {0, callWithin},
+		"a short one":             {30 * time.Second, 30*time.Second - margin},
+		"longer than is usual":    {9 * time.Minute, 9*time.Minute - margin},
+		"the longest":             {wire.LongestCall, wire.LongestCall - margin},
+		"longer than is accepted": {time.Hour, wire.LongestCall},
+	} {
+		ctx, cancel := t.Context(), context.CancelFunc(func() {})
+		if tc.caller > 0 {
+			ctx, cancel = context.WithTimeout(ctx, tc.caller)
+		}
+		err := d.Unmount(ctx, place)
+		cancel()
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		within := time.Duration((<-asked).Within) * time.Millisecond
+		if within > tc.want || within < tc.want-5*time.Second {
+			t.Errorf("%s: %v, want %v", name, within, tc.want)
+		}
+	}
+}
