@@ -238,21 +238,31 @@ func (m *Migration) Undo(ctx context.Context, file string) error {
 	if r.State == migrated && pv == nil {
 		return refuse(name, "it was migrated, and its PersistentVolume was deleted since: there is nothing to take back")
 	}
+	if err := m.returnable(ctx, r, pv); err != nil {
+		return err
+	}
 	if m.DryRun {
-		if pv != nil && sameSource(pv, r.CSI) {
-			if err := m.movable(ctx, pv); err != nil {
-				return err
-			}
-		}
 		m.say("%s: would become %s again, with the same claim, size and data", name, describe(r.Flex))
 		return nil
 	}
-	// Said before anything is done: a migration that is begun meanwhile must not take a half made volume for one of its own.
+	// Said after everything is looked at, since from here on only the end of the undo goes on; and before anything is done: a migration
+	// that is begun meanwhile must not take a half made volume for one of its own.
 	r.State = undoing
 	if err := r.save(); err != nil {
 		return err
 	}
 	return m.swap(ctx, r)
+}
+
+// returnable: the volume is one of the two of the record, and may be removed now when it has to be.
+func (m *Migration) returnable(ctx context.Context, r *record, pv *v1.PersistentVolume) error {
+	switch {
+	case pv == nil || sameSource(pv, r.Flex) && pv.DeletionTimestamp == nil:
+		return nil
+	case sameSource(pv, r.Flex) || sameSource(pv, r.CSI):
+		return m.movable(ctx, pv)
+	}
+	return unknown(r, pv)
 }
 
 // get returns a volume, nil when there is none.

@@ -315,6 +315,26 @@ func TestUndo(t *testing.T) {
 		}
 		wantRefusal(t, r.Undo(t.Context(), file(r)), "deleted since")
 	})
+	t.Run("of a volume that is in use leaves the file as it was", func(t *testing.T) {
+		r := newRig(t)
+		if err := r.migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.fake.Tracker().Add(user("p", v1.PodRunning, ofClaim("data"))); err != nil {
+			t.Fatal(err)
+		}
+		wantRefusal(t, r.Undo(t.Context(), file(r)), "pod p")
+		if left, err := readRecord(file(r)); err != nil || left.State != migrated {
+			t.Errorf("the file says %s, %v", left.State, err)
+		}
+		if err := r.migrate(t.Context()); err != nil {
+			t.Errorf("it is migrated as before: %v", err)
+		}
+		if err := r.fake.CoreV1().PersistentVolumes().Delete(t.Context(), "pv", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		wantRefusal(t, r.Undo(t.Context(), file(r)), "deleted since")
+	})
 	t.Run("of a volume that is another one now", func(t *testing.T) {
 		r := newRig(t)
 		if err := r.migrate(t.Context()); err != nil {
@@ -326,6 +346,9 @@ func TestUndo(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantRefusal(t, r.Undo(t.Context(), file(r)), "knows nothing of")
+		if left, err := readRecord(file(r)); err != nil || left.State != migrated {
+			t.Errorf("the file says %s, %v", left.State, err)
+		}
 	})
 	t.Run("is killed before the reclaim policy is back", func(t *testing.T) {
 		r := newRig(t)

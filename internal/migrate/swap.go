@@ -37,7 +37,7 @@ func (m *Migration) swap(ctx context.Context, r *record) error {
 		}
 		pv = nil
 	case pv != nil:
-		return refuse(pv.Name, "it is %s now, which undo file %s knows nothing of", sourceText(pv), r.path)
+		return unknown(r, pv)
 	}
 	var instead error
 	if pv == nil {
@@ -46,6 +46,10 @@ func (m *Migration) swap(ctx context.Context, r *record) error {
 		}
 	}
 	return errors.Join(instead, m.finish(ctx, r))
+}
+
+func unknown(r *record, pv *v1.PersistentVolume) error {
+	return refuse(pv.Name, "it is %s now, which undo file %s knows nothing of", sourceText(pv), r.path)
 }
 
 func sourceText(pv *v1.PersistentVolume) string {
