@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"berth.io/berth/internal/backend"
@@ -34,6 +35,7 @@ type Server struct {
 	socket  string
 	drivers map[string]*volumes
 	serving chan struct{}
+	slots   chan struct{} // one for each call under way
 }
 
 // Limits of a conversation.
@@ -47,6 +49,8 @@ const (
 	endWithin = 5 * time.Second
 	// atOnce bounds the calls under way: a kubelet makes one for each volume.
 	atOnce = 128
+	// acceptAgain: nothing tells when there are descriptors again.
+	acceptAgain = 100 * time.Millisecond
 )
 
 // New reads what earlier processes did through the socket.
@@ -57,7 +61,8 @@ func New(o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{log: o.Log.With("room", "flexsocket"), socket: o.Socket, drivers: map[string]*volumes{}, serving: make(chan struct{})}
+	s := &Server{log: o.Log.With("room", "flexsocket"), socket: o.Socket, drivers: map[string]*volumes{}, serving: make(chan struct{}),
+		slots: make(chan struct{}, atOnce)}
 	for name, b := range o.Backends {
 		n, err := openNotes(filepath.Join(o.Notes, name), s.log)
 		if err != nil {
@@ -85,32 +90,63 @@ func (s *Server) Run(ctx context.Context) error {
 		return errors.Join(err, l.Close())
 	}
 	close(s.serving)
+	return s.accept(ctx, l)
+}
+
+// accept answers the connections of l until ctx ends.
+func (s *Server) accept(ctx context.Context, l net.Listener) error {
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 
 	calls, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	var underWay sync.WaitGroup
-	slots := make(chan struct{}, atOnce)
-	for {
+	defer func() {
+		defer time.AfterFunc(endWithin, cut).Stop()
+		underWay.Wait()
+	}()
+	for short := false; ; {
 		c, err := l.Accept()
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			if err == nil {
 				c.Close()
 			}
-			t := time.AfterFunc(endWithin, cut)
-			defer t.Stop()
-			underWay.Wait()
 			return nil
-		}
-		if err != nil {
+		case passing(err):
+			if !short {
+				s.log.Warn("flexvolume connections wait: this process lacks something to take one", "error", err)
+			}
+			short = true
+			select {
+			case <-time.After(acceptAgain):
+			case <-ctx.Done():
+			}
+			continue
+		case err != nil:
 			return fmt.Errorf("flexvolume socket: %w", err)
 		}
-		slots <- struct{}{}
+		short = false
+		select {
+		case s.slots <- struct{}{}:
+		case <-ctx.Done():
+			c.Close()
+			return nil
+		}
 		underWay.Go(func() {
-			defer func() { <-slots }()
+			defer func() { <-s.slots }()
 			s.converse(calls, c)
 		})
 	}
+}
+
+// passing says whether an error of accept(2) is one of a moment: the caller's, or a lack of descriptors or memory.
+func passing(err error) bool {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
 }
 
 // converse reads one request and answers it. The call ends when whoever asked is gone: the call that follows completes it.
