@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"berth.io/berth/internal/migrate"
+	"berth.io/berth/internal/standalone"
 )
 
 func newMigrate(g *global) *cobra.Command {
@@ -154,7 +156,7 @@ func (f *migrateFlags) run(c *cobra.Command, args []string, selector labels.Sele
 		return err
 	}
 	m := &migrate.Migration{Client: client, BlockDrivers: append([]string{migrate.FlexBlock}, f.blockDrivers...), Node: f.node, UndoDir: dir,
-		Again: f.again(), Within: f.within, DryRun: f.dryRun, Out: c.OutOrStdout()}
+		Again: f.again, Within: f.within, DryRun: f.dryRun, Out: c.OutOrStdout()}
 	if f.undo != "" {
 		err = m.Undo(c.Context(), f.undo)
 	} else {
@@ -167,19 +169,34 @@ func (f *migrateFlags) run(c *cobra.Command, args []string, selector labels.Sele
 	return err
 }
 
-// again is the command line, up to the file, that undoes what this one does.
-func (f *migrateFlags) again() string {
-	line := "berth migrate flexvolume"
-	if d, err := f.dir(); err == nil && f.kubeconfig == "" {
-		line += dataDirArg(d)
+// again is the command line that undoes, from the file, what this one does.
+func (f *migrateFlags) again(file string) string {
+	line := []string{"berth", "migrate", "flexvolume"}
+	if d, err := f.dir(); err == nil && f.kubeconfig == "" && d != standalone.DefaultDataDir {
+		line = append(line, "--data-dir", string(d))
 	}
 	if f.kubeconfig != "" {
-		line += " --kubeconfig " + f.kubeconfig
+		line = append(line, "--kubeconfig", f.kubeconfig)
 	}
 	if f.kubeContext != "" {
-		line += " --context " + f.kubeContext
+		line = append(line, "--context", f.kubeContext)
 	}
-	return line + " --undo"
+	line = append(line, "--undo", file)
+	for i, word := range line {
+		line[i] = shellWord(word)
+	}
+	return strings.Join(line, " ")
+}
+
+// plainWord is what no POSIX shell takes for more than a word.
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:@%+=,-]+$`)
+
+// shellWord quotes what a shell would take for more than one word, or expand (POSIX Shell Command Language 2.2.2).
+func shellWord(word string) string {
+	if plainWord.MatchString(word) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
 func (f *migrateFlags) reach() (kubernetes.Interface, error) {

@@ -54,7 +54,22 @@ func TestWhereUndoFilesAre(t *testing.T) {
 	if got, err := f.defaultUndoDir(); err != nil || got != filepath.Join(home, "berth/migrate") {
 		t.Errorf("%s, %v", got, err)
 	}
-	if got := f.again(); got != "berth migrate flexvolume --kubeconfig /k --context c --undo" {
-		t.Errorf("again: %s", got)
+}
+
+// The command that takes a volume back is copied into a shell.
+func TestTheCommandThatTakesBackIsForAShell(t *testing.T) {
+	for _, one := range []struct {
+		flags migrateFlags
+		file  string
+		want  string
+	}{
+		{migrateFlags{global: &global{dataDir: "/d"}, kubeconfig: "/k", kubeContext: "c"}, "/u/pv.1.json", "berth migrate flexvolume --kubeconfig /k --context c --undo /u/pv.1.json"},
+		{migrateFlags{global: &global{dataDir: "/d"}, kubeconfig: "/my k", kubeContext: "a$b"}, "/u/it's.json",
+			`berth migrate flexvolume --kubeconfig '/my k' --context 'a$b' --undo '/u/it'\''s.json'`},
+		{migrateFlags{global: &global{dataDir: "/my data"}}, "/u v/f.json", "berth migrate flexvolume --data-dir '/my data' --undo '/u v/f.json'"},
+	} {
+		if got := one.flags.again(one.file); got != one.want {
+			t.Errorf("%s\nwant %s", got, one.want)
+		}
 	}
 }

@@ -24,8 +24,8 @@ type Migration struct {
 	Node string
 	// UndoDir is where undo files are.
 	UndoDir string
-	// Again is the command line up to the file's name that undoes a volume, for messages.
-	Again string
+	// Again is the command line that takes back what an undo file says, for messages.
+	Again func(file string) string
 	// Within is how long a claim may take to become Bound again.
 	Within time.Duration
 	DryRun bool
@@ -163,7 +163,7 @@ func (m *Migration) begun(f *folder, name string, pv *v1.PersistentVolume) (*rec
 			continue
 		}
 		if r.State == undoing && (pv == nil || sameSource(pv, r.Flex) || sameSource(pv, r.CSI)) {
-			return nil, refuse(name, "its undo has begun: finish it with %s %s", m.Again, r.path)
+			return nil, refuse(name, "its undo has begun: finish it with %s", m.Again(r.path))
 		}
 		switch {
 		case pv == nil && r.State == migrating,

@@ -41,7 +41,7 @@ func newRig(t *testing.T, more ...runtime.Object) *rig {
 		pv.Status.Phase, pv.UID = v1.VolumeBound, "made-anew"
 		return true, pv, r.fake.Tracker().Add(pv)
 	})
-	r.Migration = &Migration{Client: r.fake, BlockDrivers: []string{FlexBlock}, UndoDir: t.TempDir(), Again: "berth --undo", Within: 5 * time.Second, Out: &r.out}
+	r.Migration = &Migration{Client: r.fake, BlockDrivers: []string{FlexBlock}, UndoDir: t.TempDir(), Again: func(file string) string { return "berth --undo " + file }, Within: 5 * time.Second, Out: &r.out}
 	return r
 }
 

@@ -201,7 +201,7 @@ func (m *Migration) finish(ctx context.Context, r *record) error {
 	if r.State == undone {
 		m.say("%s: taken back", to.Name)
 	} else {
-		m.say("%s: migrated; take it back with %s %s", to.Name, m.Again, r.path)
+		m.say("%s: migrated; take it back with %s", to.Name, m.Again(r.path))
 	}
 	return nil
 }
@@ -213,7 +213,7 @@ func (m *Migration) bound(ctx context.Context, r *record) (*v1.PersistentVolume,
 	defer cancel()
 	pv, err := m.awaitVolume(ctx, to)
 	if err != nil {
-		return nil, fmt.Errorf("volume %s is made anew and not Bound within %s (%w): run this again, or take it back with %s %s", to.Name, m.Within, err, m.Again, r.path)
+		return nil, fmt.Errorf("volume %s is made anew and not Bound within %s (%w): run this again, or take it back with %s", to.Name, m.Within, err, m.Again(r.path))
 	}
 	claim, err := m.claimOf(ctx, pv)
 	if err != nil || claim == nil {
@@ -225,8 +225,8 @@ func (m *Migration) bound(ctx context.Context, r *record) (*v1.PersistentVolume,
 		return nil, err
 	}
 	if err := m.awaitClaim(ctx, claim); err != nil {
-		return nil, fmt.Errorf("claim %s/%s is not Bound again within %s (%w): run this again, or take it back with %s %s",
-			claim.Namespace, claim.Name, m.Within, err, m.Again, r.path)
+		return nil, fmt.Errorf("claim %s/%s is not Bound again within %s (%w): run this again, or take it back with %s",
+			claim.Namespace, claim.Name, m.Within, err, m.Again(r.path))
 	}
 	m.say("%s: claim %s/%s is Bound", pv.Name, claim.Namespace, claim.Name)
 	return pv, nil
