@@ -71,7 +71,7 @@ type folder struct {
 
 // openFolder makes the directory, and holds it until close.
 func openFolder(dir string) (*folder, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDir(dir, syncDir); err != nil {
 		return nil, fmt.Errorf("directory of the undo files: %w", err)
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -83,6 +83,34 @@ func openFolder(dir string) (*folder, error) {
 		return nil, fmt.Errorf("another `berth migrate` is at work with the undo files in %s: wait for its end", dir)
 	}
 	return &folder{dir: dir, lock: lock}, nil
+}
+
+// makeDir makes a directory and its parents. sync is called with each that has got a new entry, the deepest first.
+func makeDir(dir string, sync func(dir string) error) error {
+	var grown []string
+	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
+		if _, err := os.Lstat(d); !errors.Is(err, fs.ErrNotExist) || d == filepath.Dir(d) {
+			break // also on another error, which MkdirAll tells
+		}
+		grown = append(grown, filepath.Dir(d))
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, d := range grown {
+		if err := sync(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func (f *folder) close() error { return f.lock.Close() }
@@ -195,9 +223,5 @@ func replaceFile(path string, content []byte) error {
 	if err := os.Rename(draft, path); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return syncDir(filepath.Dir(path))
 }

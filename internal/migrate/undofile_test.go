@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +44,40 @@ func TestAnUndoFileIsReadAsItWasWritten(t *testing.T) {
 	}
 	if _, err := openFolder(f.dir); err == nil || !strings.Contains(err.Error(), "at work") {
 		t.Errorf("a second run: %v", err)
+	}
+}
+
+// A directory that is made is on the disk when its first file is: each one whose content has changed is synced, the deepest first.
+func TestTheDirectoriesThatAreMadeAreSynced(t *testing.T) {
+	top := t.TempDir()
+	for _, one := range []struct {
+		dir  string
+		want []string
+	}{
+		{"a/b/c", []string{"a/b", "a", "."}},
+		{"a/b/c", nil},
+		{"a/d", []string{"a"}},
+	} {
+		var synced []string
+		err := makeDir(filepath.Join(top, one.dir), func(dir string) error {
+			if fi, err := os.Stat(filepath.Join(top, one.dir)); err != nil || !fi.IsDir() {
+				t.Errorf("%s is synced before all is made", dir)
+			}
+			rel, err := filepath.Rel(top, dir)
+			synced = append(synced, rel)
+			return err
+		})
+		if err != nil || !slices.Equal(synced, one.want) {
+			t.Errorf("%s: synced %q, %v; want %q", one.dir, synced, err, one.want)
+		}
+	}
+	if err := syncDir(top); err != nil {
+		t.Error(err)
+	}
+	if f, err := openFolder(filepath.Join(top, "x/y")); err != nil {
+		t.Error(err)
+	} else {
+		f.close()
 	}
 }
 
