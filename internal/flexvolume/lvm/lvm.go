@@ -120,7 +120,7 @@ func (driver) MountDevice(ctx context.Context, dir flexvolume.Dir, device string
 	if err := v.is(device); err != nil {
 		return err
 	}
-	return v.mount(ctx, dir)
+	return v.mount(ctx, dir, true)
 }
 
 // Mount binds what MountDevice mounted. Where the host has no such step, the volume is mounted here.
@@ -143,7 +143,7 @@ func (driver) Mount(ctx context.Context, dir flexvolume.Dir, o *flexvolume.Optio
 		return err
 	}
 	if global == nil {
-		return v.mount(ctx, dir)
+		return v.mount(ctx, dir, false)
 	}
 	defer global.Close()
 	return d.Bind(ctx, global, v.filesystem.ReadOnly, dir.Root, dir.Below)
@@ -191,8 +191,8 @@ func (v *volume) ready(ctx context.Context) (string, error) {
 	return path, err
 }
 
-// mount formats the volume if nobody has had it, and mounts it.
-func (v *volume) mount(ctx context.Context, dir flexvolume.Dir) error {
+// mount formats the volume if nobody has had it, and mounts it: for all pods of the node, or for one.
+func (v *volume) mount(ctx context.Context, dir flexvolume.Dir, forAll bool) error {
 	path, err := v.ready(ctx)
 	if err != nil {
 		return err
@@ -218,7 +218,11 @@ func (v *volume) mount(ctx context.Context, dir flexvolume.Dir) error {
 			return err
 		}
 	}
-	return d.Mount(ctx, fsType, v.filesystem, dir.Root, dir.Below)
+	how := v.filesystem
+	if forAll {
+		how = how.ForAll(d)
+	}
+	return d.Mount(ctx, fsType, how, dir.Root, dir.Below)
 }
 
 // foreign refuses a volume that this machine itself uses, its root for instance: whoever may make a pod may name any.

@@ -30,6 +30,7 @@ type Device struct {
 	Bytes        int64
 	SectorBytes  uint32
 	Major, Minor int
+	ReadOnly     bool // it takes no writes from anybody
 }
 
 // OpenDevice opens a block device for reading.
@@ -49,9 +50,14 @@ func OpenDevice(path string) (*Device, error) {
 		d.SectorBytes = uint32(sector)
 		d.Bytes, err = f.Seek(0, io.SeekEnd)
 	}
+	if err == nil {
+		var readOnly int
+		readOnly, err = unix.IoctlGetInt(int(f.Fd()), unix.BLKROGET)
+		d.ReadOnly = readOnly != 0
+	}
 	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("ask for the size of %s: %w", path, err)
+		return nil, fmt.Errorf("ask %s for its size and access: %w", path, err)
 	}
 	return d, nil
 }
@@ -64,6 +70,14 @@ type Filesystem struct {
 	Type     string // "": what is there, else filesystem.Default
 	options  []string
 	ReadOnly bool
+}
+
+// ForAll is fs as it is mounted once for all pods of the node: writable where options and device allow it, although the pod that comes
+// first may only want to read. That is said to the bind for each pod.
+func (fs *Filesystem) ForAll(d *Device) *Filesystem {
+	all := *fs
+	all.ReadOnly = d.ReadOnly || lastOf(fs.options, "ro", "rw") == "ro"
+	return &all
 }
 
 // ParseFilesystem checks what a user wrote. The errors are filesystem.ErrUnknown and ErrOption.

@@ -200,7 +200,8 @@ func TestDeviceLife(t *testing.T) {
 				if got, err := d.Format(t.Context(), fs, false); err != nil || got != fsType {
 					t.Fatalf("%s %v", got, err)
 				}
-				if err := d.Mount(t.Context(), fsType, fs, root, "global"); err != nil {
+				// A pod that only reads comes first: those that follow write all the same.
+				if err := d.Mount(t.Context(), fsType, readOnly.ForAll(d), root, "global"); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -117,3 +117,29 @@ func FuzzParseOptions(f *testing.F) {
 		}
 	})
 }
+
+// TestForAll: whether one pod writes does not decide how a device is mounted for all of them; its options and the device do.
+func TestForAll(t *testing.T) {
+	for name, tc := range map[string]struct {
+		options  string
+		readOnly bool
+		device   Device
+		want     bool
+	}{
+		"a pod that writes":             {"noatime", false, Device{}, false},
+		"a pod that reads":              {"noatime", true, Device{}, false},
+		"read-only options":             {"ro,noatime", false, Device{}, true},
+		"the last one wins":             {"ro,rw", true, Device{}, false},
+		"a device that takes no writes": {"", false, Device{ReadOnly: true}, true},
+	} {
+		fs, err := ParseFilesystem("", tc.options, tc.readOnly)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		asked := fs.ReadOnly
+		if all := fs.ForAll(&tc.device); all.ReadOnly != tc.want || fs.ReadOnly != asked {
+			t.Errorf("%s: for all read-only %v, for the pod %v, asked %v", name, all.ReadOnly, fs.ReadOnly, asked)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -180,6 +181,17 @@ func readOnly(v *plugin.Volume) bool {
 	}
 	src := inline(v)
 	return v.ReadOnly || src != nil && src.ReadOnly
+}
+
+// stagedReadOnly says whether v is staged read-only. All pods of the node share what is staged, and the one that comes first may be the
+// only one that wants to read: its own mount is read-only then, and what is staged is writable. Not so where pods on several nodes
+// may read the volume: a writable mount on each, though nobody writes, replays the journal under the others.
+func stagedReadOnly(v *plugin.Volume) bool {
+	if src := inline(v); src != nil { // no other pod's
+		return readOnly(v)
+	}
+	src := persistent(v)
+	return src != nil && (src.ReadOnly || v.ReadOnly && slices.Contains(v.PV.Spec.AccessModes, v1.ReadOnlyMany))
 }
 
 func fsType(v *plugin.Volume) string {

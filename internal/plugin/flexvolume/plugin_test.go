@@ -383,3 +383,39 @@ func TestForeignRecords(t *testing.T) {
 		t.Error("unpublished outside of the pods")
 	}
 }
+
+// TestWhatIsStagedIsSharedByAllPods: the pod that comes first does not decide for those that follow on the node.
+func TestWhatIsStagedIsSharedByAllPods(t *testing.T) {
+	for name, tc := range map[string]struct {
+		volume func() *plugin.Volume
+		want   bool
+	}{
+		"a pod that writes": {func() *plugin.Volume { return pv("k8s/x", "p") }, false},
+		"a pod that reads": {func() *plugin.Volume {
+			v := pv("k8s/x", "p")
+			v.ReadOnly = true
+			v.PV.Spec.AccessModes = []v1.PersistentVolumeAccessMode{v1.ReadWriteOnce}
+			return v
+		}, false},
+		"the volume itself is read-only": {func() *plugin.Volume {
+			v := pv("k8s/x", "p")
+			v.PV.Spec.FlexVolume.ReadOnly = true
+			return v
+		}, true},
+		"other nodes may read it, too": {func() *plugin.Volume {
+			v := pv("k8s/x", "p")
+			v.ReadOnly = true
+			v.PV.Spec.AccessModes = []v1.PersistentVolumeAccessMode{v1.ReadWriteOnce, v1.ReadOnlyMany}
+			return v
+		}, true},
+		"a pod's own": {func() *plugin.Volume {
+			v := inPod("k8s/x", "p")
+			v.Source.FlexVolume.ReadOnly = true
+			return v
+		}, true},
+	} {
+		if got := stagedReadOnly(tc.volume()); got != tc.want {
+			t.Errorf("%s: staged read-only is %v", name, got)
+		}
+	}
+}

@@ -109,7 +109,7 @@ func (p *Plugin) mountDevice(ctx context.Context, d *driver, v *plugin.Volume, p
 		return fmt.Errorf("fsType %.50q is not the name of a filesystem", kind)
 	}
 	options := []string{"rw"}
-	if readOnly(v) {
+	if stagedReadOnly(v) {
 		options[0] = "ro"
 	}
 	owner := types.UID("")
