@@ -20,7 +20,10 @@ const (
 
 // Annotations of a migrated volume and of its claim, and of a volume whose deletion is a provisioner's.
 const (
-	AnnMigratedFrom  = "storage.berth.io/migrated-from"
+	AnnMigratedFrom = "storage.berth.io/migrated-from"
+	// annPolicy is the reclaim policy of a volume that has Retain only because it is being made anew. It comes and goes with the policy,
+	// in one write: so a Retain without it is a user's.
+	annPolicy        = "storage.berth.io/reclaim-policy"
 	annProvisionedBy = "pv.kubernetes.io/provisioned-by"
 	annBoundByUs     = "pv.kubernetes.io/bound-by-controller"
 	annApplied       = "kubectl.kubernetes.io/last-applied-configuration"
@@ -116,7 +119,19 @@ func manifest(pv *v1.PersistentVolume) *v1.PersistentVolume {
 	if out.Spec.ClaimRef != nil {
 		out.Spec.ClaimRef.ResourceVersion = ""
 	}
+	out.Spec.PersistentVolumeReclaimPolicy = policyOf(pv)
+	delete(out.Annotations, annPolicy)
 	return out
+}
+
+// policyOf is the reclaim policy that a volume has when nobody makes it anew.
+func policyOf(pv *v1.PersistentVolume) v1.PersistentVolumeReclaimPolicy {
+	is := pv.Spec.PersistentVolumeReclaimPolicy
+	if was := v1.PersistentVolumeReclaimPolicy(pv.Annotations[annPolicy]); is == v1.PersistentVolumeReclaimRetain &&
+		(was == v1.PersistentVolumeReclaimDelete || was == v1.PersistentVolumeReclaimRecycle) {
+		return was
+	}
+	return is
 }
 
 // toCSI is the CSI form of a FlexVolume volume. reach is where its pool is: used unless the volume says so itself.
@@ -140,16 +155,24 @@ func toCSI(pv *v1.PersistentVolume, driver string, reach *v1.VolumeNodeAffinity)
 
 func migratedFrom(pv *v1.PersistentVolume) string { return "flexvolume/" + pv.Spec.FlexVolume.Driver }
 
-// refreshed is form with what may have changed of the volume since form was made: its size, and whose it is.
+// refreshed is form's storage with everything else as the volume has it now: it may have changed since form was made.
 func refreshed(form, now *v1.PersistentVolume) *v1.PersistentVolume {
-	out, is := form.DeepCopy(), manifest(now)
-	out.Spec.Capacity, out.Spec.ClaimRef = is.Spec.Capacity, is.Spec.ClaimRef
-	if v, ok := is.Annotations[annBoundByUs]; ok {
-		metav1.SetMetaDataAnnotation(&out.ObjectMeta, annBoundByUs, v)
-	} else {
-		delete(out.Annotations, annBoundByUs)
+	out := manifest(now)
+	form = form.DeepCopy()
+	out.Spec.PersistentVolumeSource, out.Spec.NodeAffinity = form.Spec.PersistentVolumeSource, form.Spec.NodeAffinity
+	out.Spec.VolumeAttributesClassName = form.Spec.VolumeAttributesClassName // a FlexVolume volume has none
+	maps.DeleteFunc(out.Annotations, func(key, _ string) bool { return ofForm(key) })
+	for key, value := range form.Annotations {
+		if ofForm(key) {
+			metav1.SetMetaDataAnnotation(&out.ObjectMeta, key, value)
+		}
 	}
 	return out
+}
+
+// ofForm are annotations that belong to one of the two forms only.
+func ofForm(annotation string) bool {
+	return annotation == annApplied || annotation == annProvisionedBy || annotation == AnnMigratedFrom || strings.HasPrefix(annotation, deletionSecret)
 }
 
 // sameSource says whether two objects mean the same storage by the same driver.

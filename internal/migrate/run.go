@@ -139,6 +139,9 @@ func (m *Migration) volume(ctx context.Context, f *folder, name string) error {
 	case r == nil && pv == nil:
 		return refuse(name, "there is no such PersistentVolume")
 	case r != nil:
+		if err := r.deletedByOthers(pv); err != nil {
+			return err
+		}
 		m.say("%s: an earlier run has begun with it; undo file %s", name, r.path)
 	default:
 		if r, err = m.plan(ctx, f, pv); err != nil {
@@ -190,7 +193,7 @@ func (m *Migration) plan(ctx context.Context, f *folder, pv *v1.PersistentVolume
 	if err != nil {
 		return nil, err
 	}
-	return &record{State: migrating, Created: time.Now().UTC().Truncate(time.Millisecond), Cluster: m.cluster, UID: pv.UID, Policy: pv.Spec.PersistentVolumeReclaimPolicy,
+	return &record{State: migrating, Created: time.Now().UTC().Truncate(time.Millisecond), Cluster: m.cluster, UID: pv.UID, Policy: policyOf(pv),
 		Flex: manifest(pv), CSI: toCSI(pv, CSIBlock, reach), path: f.newRecord(pv)}, nil
 }
 
@@ -237,6 +240,9 @@ func (m *Migration) Undo(ctx context.Context, file string) error {
 	}
 	if r.State == migrated && pv == nil {
 		return refuse(name, "it was migrated, and its PersistentVolume was deleted since: there is nothing to take back")
+	}
+	if err := r.deletedByOthers(pv); err != nil {
+		return err
 	}
 	if err := m.returnable(ctx, r, pv); err != nil {
 		return err

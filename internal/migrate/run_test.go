@@ -394,3 +394,133 @@ func TestUndo(t *testing.T) {
 		r.wantFlex()
 	})
 }
+
+// once lets the next call of verb on PersistentVolumes fail, as if the run was killed there.
+func (r *rig) once(verb string) {
+	failed := false
+	r.fake.PrependReactor(verb, "persistentvolumes", func(kubetesting.Action) (bool, runtime.Object, error) {
+		if failed {
+			return false, nil, nil
+		}
+		failed = true
+		return true, nil, errors.New("killed")
+	})
+}
+
+func (r *rig) change(change func(*v1.PersistentVolume)) {
+	r.t.Helper()
+	pv := r.now().DeepCopy()
+	change(pv)
+	if err := r.fake.Tracker().Update(v1.SchemeGroupVersion.WithResource("persistentvolumes"), pv, ""); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) undoFile() string {
+	r.t.Helper()
+	files, err := filepath.Glob(filepath.Join(r.UndoDir, "*.json"))
+	if err != nil || len(files) != 1 {
+		r.t.Fatal(files, err)
+	}
+	return files[0]
+}
+
+// What a user sets while a run is interrupted, or after it, holds: only a Retain that is ours is taken back.
+func TestTheReclaimPolicyThatIsSetMeanwhileHolds(t *testing.T) {
+	retain := func(pv *v1.PersistentVolume) {
+		pv.Spec.PersistentVolumeReclaimPolicy = v1.PersistentVolumeReclaimRetain
+	}
+	want := func(r *rig, policy v1.PersistentVolumeReclaimPolicy) {
+		t.Helper()
+		pv := r.now()
+		if pv.Spec.PersistentVolumeReclaimPolicy != policy {
+			t.Errorf("policy %s, want %s", pv.Spec.PersistentVolumeReclaimPolicy, policy)
+		}
+		if v, ok := pv.Annotations["storage.berth.io/reclaim-policy"]; ok {
+			t.Errorf("the mark %q is left", v)
+		}
+	}
+	t.Run("killed before Retain was set", func(t *testing.T) {
+		r := newRig(t)
+		r.once("patch")
+		if err := r.migrate(t.Context()); err == nil {
+			t.Fatal("not killed")
+		}
+		r.change(retain)
+		if err := r.migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want(r, v1.PersistentVolumeReclaimRetain)
+	})
+	t.Run("killed after Retain was set", func(t *testing.T) {
+		r := newRig(t)
+		r.once("delete")
+		if err := r.migrate(t.Context()); err == nil {
+			t.Fatal("not killed")
+		}
+		if got := r.now().Spec.PersistentVolumeReclaimPolicy; got != v1.PersistentVolumeReclaimRetain {
+			t.Fatalf("policy %s", got)
+		}
+		if err := r.migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want(r, v1.PersistentVolumeReclaimDelete)
+	})
+	t.Run("migrated since", func(t *testing.T) {
+		r := newRig(t)
+		if err := r.migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want(r, v1.PersistentVolumeReclaimDelete)
+		r.change(func(pv *v1.PersistentVolume) {
+			retain(pv)
+			pv.Labels, pv.Annotations["note"], pv.Spec.MountOptions = map[string]string{"app": "web"}, "new", []string{"discard"}
+		})
+		if err := r.Undo(t.Context(), r.undoFile()); err != nil {
+			t.Fatal(err)
+		}
+		want(r, v1.PersistentVolumeReclaimRetain)
+		pv := r.now()
+		if pv.Spec.FlexVolume == nil || pv.Labels["app"] != "web" || pv.Annotations["note"] != "new" || pv.Spec.MountOptions[0] != "discard" {
+			t.Errorf("volume %v %+v, want what it had last", pv.ObjectMeta, pv.Spec)
+		}
+		if pv.Annotations[annProvisionedBy] != "" || pv.Annotations[AnnMigratedFrom] != "" || pv.Annotations[annApplied] != "{}" {
+			t.Errorf("annotations %v, want those of a FlexVolume volume", pv.Annotations)
+		}
+	})
+}
+
+// Somebody else has deleted the object of a volume whose run is interrupted, with whatever policy it had: nobody says that the data is there.
+func TestTheObjectIsDeletedBySomebodyElse(t *testing.T) {
+	for name, undo := range map[string]bool{"while it is migrated": false, "while it is taken back": true} {
+		for _, claimed := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, claimed %t", name, claimed), func(t *testing.T) {
+				r := newRig(t)
+				if !claimed {
+					r.change(func(pv *v1.PersistentVolume) { pv.Spec.ClaimRef, pv.Status.Phase = nil, v1.VolumeAvailable })
+				}
+				run := func() error { return r.migrate(t.Context()) }
+				if undo {
+					if err := run(); err != nil {
+						t.Fatal(err)
+					}
+					run = func() error { return r.Undo(t.Context(), r.undoFile()) }
+				}
+				r.once("patch")
+				if err := run(); err == nil {
+					t.Fatal("not killed")
+				}
+				if err := r.fake.CoreV1().PersistentVolumes().Delete(t.Context(), "pv", metav1.DeleteOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				for range 2 {
+					wantRefusal(t, run(), "deleted by somebody else")
+					wantRefusal(t, r.Undo(t.Context(), r.undoFile()), "deleted by somebody else")
+				}
+				if list, err := r.fake.CoreV1().PersistentVolumes().List(t.Context(), metav1.ListOptions{}); err != nil || len(list.Items) > 0 {
+					t.Errorf("%d volumes, %v", len(list.Items), err)
+				}
+			})
+		}
+	}
+}

@@ -71,12 +71,13 @@ func (m *Migration) remove(ctx context.Context, r *record, pv *v1.PersistentVolu
 	} else {
 		r.CSI = refreshed(r.CSI, pv)
 	}
+	r.Policy = policyOf(pv)
 	if err := r.save(); err != nil {
 		return err
 	}
 	m.say("%s: undo file %s", pv.Name, r.path)
 	if pv.Spec.PersistentVolumeReclaimPolicy != v1.PersistentVolumeReclaimRetain {
-		retained, err := m.setPolicy(ctx, pv, v1.PersistentVolumeReclaimRetain)
+		retained, err := m.setPolicy(ctx, pv, v1.PersistentVolumeReclaimRetain, r.Policy)
 		if err != nil {
 			return err
 		}
@@ -84,9 +85,13 @@ func (m *Migration) remove(ctx context.Context, r *record, pv *v1.PersistentVolu
 	}
 	if err := m.movable(ctx, pv); err != nil { // again: the first look was before the file was written
 		if pv.DeletionTimestamp == nil && pv.Spec.PersistentVolumeReclaimPolicy != r.Policy {
-			_, policyErr := m.setPolicy(ctx, pv, r.Policy)
+			_, policyErr := m.setPolicy(ctx, pv, r.Policy, nil)
 			err = errors.Join(err, policyErr)
 		}
+		return err
+	}
+	r.Retained = true
+	if err := r.save(); err != nil {
 		return err
 	}
 	if pv.DeletionTimestamp == nil {
@@ -162,6 +167,9 @@ func (m *Migration) create(ctx context.Context, r *record) (instead, err error) 
 	}
 	object := to.DeepCopy()
 	object.Spec.PersistentVolumeReclaimPolicy = v1.PersistentVolumeReclaimRetain
+	if r.Policy != v1.PersistentVolumeReclaimRetain {
+		metav1.SetMetaDataAnnotation(&object.ObjectMeta, annPolicy, string(r.Policy))
+	}
 	err = boundary.Do("migrate/create-volume", func() error {
 		_, err := m.Client.CoreV1().PersistentVolumes().Create(ctx, object, metav1.CreateOptions{FieldManager: "berth-migrate"})
 		return err
@@ -180,8 +188,15 @@ func (m *Migration) finish(ctx context.Context, r *record) error {
 	if err != nil {
 		return err
 	}
-	if pv.Spec.PersistentVolumeReclaimPolicy != r.Policy {
-		if pv, err = m.setPolicy(ctx, pv, r.Policy); err != nil {
+	r.Policy = policyOf(pv) // it may have been changed meanwhile
+	if r.Retained {
+		r.Retained = false
+		if err := r.save(); err != nil {
+			return err
+		}
+	}
+	if _, marked := pv.Annotations[annPolicy]; marked {
+		if pv, err = m.setPolicy(ctx, pv, r.Policy, nil); err != nil {
 			return err
 		}
 	}
@@ -280,9 +295,10 @@ func (m *Migration) awaitClaim(ctx context.Context, claim *v1.PersistentVolumeCl
 	return err
 }
 
-// setPolicy changes the reclaim policy.
-func (m *Migration) setPolicy(ctx context.Context, pv *v1.PersistentVolume, policy v1.PersistentVolumeReclaimPolicy) (*v1.PersistentVolume, error) {
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pv.UID}, "spec": map[string]any{"persistentVolumeReclaimPolicy": policy}})
+// setPolicy changes the reclaim policy, and marks the volume with the one that it has else; nil takes the mark off.
+func (m *Migration) setPolicy(ctx context.Context, pv *v1.PersistentVolume, policy v1.PersistentVolumeReclaimPolicy, mark any) (*v1.PersistentVolume, error) {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pv.UID, "annotations": map[string]any{annPolicy: mark}},
+		"spec": map[string]any{"persistentVolumeReclaimPolicy": policy}})
 	if err != nil {
 		return nil, err
 	}

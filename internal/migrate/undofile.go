@@ -40,8 +40,11 @@ type record struct {
 	UID types.UID `json:"uid"`
 	// Policy is the reclaim policy that the volume had, and has in the end.
 	Policy v1.PersistentVolumeReclaimPolicy `json:"reclaimPolicy"`
-	Flex   *v1.PersistentVolume             `json:"flexVolume"`
-	CSI    *v1.PersistentVolume             `json:"csi"`
+	// Retained from before the object is removed until before the new one gets its policy back: meanwhile it is Retain, and the data is
+	// there when the object is not.
+	Retained bool                 `json:"retained,omitempty"`
+	Flex     *v1.PersistentVolume `json:"flexVolume"`
+	CSI      *v1.PersistentVolume `json:"csi"`
 
 	path string
 }
@@ -62,6 +65,15 @@ func (r *record) wants() (to, from *v1.PersistentVolume) {
 }
 
 func (r *record) unfinished() bool { return r.State == migrating || r.State == undoing }
+
+// deletedByOthers refuses a volume whose object is gone, and not by a run: with what policy, and so whether its data is there, nobody knows.
+func (r *record) deletedByOthers(pv *v1.PersistentVolume) error {
+	if pv != nil || r.Retained {
+		return nil
+	}
+	return refuse(r.Flex.Name, "its PersistentVolume was deleted by somebody else since, and perhaps its data with it; what it was is in %s: "+
+		"create it by hand if the data is there", r.path)
+}
 
 // folder is the directory of the undo files, held against a second run.
 type folder struct {
