@@ -344,6 +344,7 @@ func translate(err error) error {
 		{pool.ErrNotFound, backend.ErrNotFound}, {pool.ErrInvalidID, backend.ErrInvalid}, {pool.ErrNoSpace, backend.ErrNoSpace},
 		{pool.ErrTooLarge, backend.ErrTooLarge}, {pool.ErrInUse, backend.ErrInUse}, {pool.ErrExists, backend.ErrExists},
 		{pool.ErrSnapshotNotFound, backend.ErrSnapshotNotFound}, {pool.ErrTooSmall, backend.ErrTooLarge},
+		{pool.ErrDisturbed, backend.ErrCannotFreeze},
 	} {
 		if errors.Is(err, pair[0]) {
 			return &kindError{kind: pair[1], err: err}

@@ -245,8 +245,7 @@ func (c *copying) all(still bool) error {
 // boundary: held by the caller.
 func (c *copying) rest() (bool, error) {
 	if err := c.writes.Complete(c.note); err != nil || c.missed {
-		c.unwatch(cmp.Or(err, loop.ErrWritesMissed))
-		return false, nil
+		return c.distrust(cmp.Or(err, loop.ErrWritesMissed))
 	}
 	st, err := c.from.Stat()
 	if err != nil || st.Size() != c.size {
@@ -257,7 +256,36 @@ func (c *copying) rest() (bool, error) {
 			return false, err
 		}
 	}
+	// Whoever froze the filesystem is believed, and looked at all the same: somebody else may have thawed it, or write to the device.
+	if err := c.undisturbed(); err != nil {
+		return c.distrust(err)
+	}
 	return true, nil
+}
+
+var errDisturbed = errors.New("it was written while it was copied")
+
+// undisturbed says whether nothing was written since the last look; nil also where nobody tells.
+func (c *copying) undisturbed() error {
+	if c.writes == nil || c.missed {
+		return nil
+	}
+	written := false
+	if err := c.writes.Complete(func(loop.Written) { written = true }); err != nil {
+		return err
+	}
+	if written {
+		return errDisturbed
+	}
+	return nil
+}
+
+// distrust leaves the last step to one that needs no word of what was written. The watch ends with the copying: to end it takes time,
+// and writers wait.
+func (c *copying) distrust(reason error) (bool, error) {
+	c.log.Debug("the last step of a copy goes through the whole file", slog.Any("reason", reason))
+	c.missed = true
+	return false, nil
 }
 
 // clone shares one piece. The kernel holds back writes to the file meanwhile.

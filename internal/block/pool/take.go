@@ -142,9 +142,20 @@ func (t *Take) Copy(still bool) error {
 				return err
 			}
 		}
+		if len(t.copies) == 1 {
+			return nil
+		}
+		for i, c := range t.copies { // each has looked for itself; the first ones had to be still until the last was copied
+			if err := c.undisturbed(); err != nil {
+				return fmt.Errorf("%w: volume %s of a group: %w", ErrDisturbed, t.taken[i].VolumeID, err)
+			}
+		}
 		return nil
 	})
 }
+
+// ErrDisturbed: a volume was written while it was copied together with others.
+var ErrDisturbed = errors.New("written while it was copied")
 
 // Finish makes the snapshots durable and gives them their name. The volumes may be written again since Copy.
 func (t *Take) Finish() ([]Snapshot, error) {

@@ -2,6 +2,7 @@ package loop
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,10 +20,16 @@ import (
 // Writes tells which places of a device were written since it was opened, as the kernel's tracepoint block_rq_complete reports them:
 // an event for each request that was completed, before whoever waits for it is told. It costs nothing when it is closed, some 0.2 µs
 // for each request while it is open, and ends with the process. It is used by one goroutine.
+//
+// Events alone are no proof: a ring may be full, a CPU may have come to life since, and a BPF program of somebody else on the same
+// tracepoint keeps them from us, so that the kernel does not even count them. The device's own statistics are the witness: the bytes of
+// the events must be those that it accounts.
 type Writes struct {
 	fields fields
-	online string // the CPUs that are watched
-	rings  []*ring
+	rings  []*ring // of each CPU
+	queue  string  // the device's directory in /sys/block
+	// From one moment on: bytes that the device had accounted then, and that were told since.
+	base, told uint64
 }
 
 // Written is a range of a device, in bytes.
@@ -51,11 +58,15 @@ func WatchWrites(dev *os.File) (_ *Writes, err error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Writes{fields: fields}
-	if w.online, err = onlineCPUs(); err != nil {
+	w := &Writes{fields: fields, queue: filepath.Join("/sys/block", filepath.Base(dev.Name()))}
+	if err := w.accounts(); err != nil {
 		return nil, err
 	}
-	cpus, err := parseCPUs(w.online)
+	online, err := onlineCPUs()
+	if err != nil {
+		return nil, err
+	}
+	cpus, err := parseCPUs(online)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +80,58 @@ func WatchWrites(dev *os.File) (_ *Writes, err error) {
 		}
 		w.rings = append(w.rings, r)
 	}
+	if err := w.rebase(func(Written) {}); err != nil {
+		w.Close()
+		return nil, err
+	}
 	return w, nil
+}
+
+// rebaseTries at a moment without a completed write; with 10 000 of them a second, each second try finds one.
+const rebaseTries = 64
+
+// rebase begins to compare anew, at a moment at which all that was accounted is told.
+func (w *Writes) rebase(f func(Written)) error {
+	for range rebaseTries {
+		at, quiet, err := w.drain(f)
+		if err != nil {
+			return err
+		}
+		if quiet {
+			w.base, w.told = at, 0
+			return nil
+		}
+	}
+	return ErrWritesMissed // what is compared at the end will not agree
+}
+
+// accounted is how many bytes the device has written and discarded (Documentation/block/stat.rst: fields 7 and 14, in sectors of 512).
+func (w *Writes) accounted() (uint64, error) {
+	text, err := os.ReadFile(filepath.Join(w.queue, "stat"))
+	if err != nil {
+		return 0, err
+	}
+	return parseAccounted(string(text))
+}
+
+func parseAccounted(stat string) (uint64, error) {
+	f := strings.Fields(stat)
+	if len(f) < 14 { // discards are told since Linux 4.18
+		return 0, fmt.Errorf("the statistics of a device: %q", stat)
+	}
+	written, err1 := strconv.ParseUint(f[6], 10, 64)
+	discarded, err2 := strconv.ParseUint(f[13], 10, 64)
+	const sectorBytes = 512
+	return (written + discarded) * sectorBytes, errors.Join(err1, err2)
+}
+
+// accounts makes sure that the device keeps statistics: its user may switch them off.
+func (w *Writes) accounts() error {
+	text, err := os.ReadFile(filepath.Join(w.queue, "queue", "iostats"))
+	if err == nil && strings.TrimSpace(string(text)) != "1" {
+		err = errors.New("it keeps no statistics (queue/iostats)")
+	}
+	return err
 }
 
 // Close ends it.
@@ -81,67 +143,49 @@ func (w *Writes) Close() {
 }
 
 // Since calls f for what was written (or discarded) since the last call, in no order. To be called often enough: see ringBytes.
-// ErrWritesMissed: some of what was written before is missing, for want of room or because the kernel dropped it, which it does now
-// and then without a word; it counts all. What comes after is told again.
+// ErrWritesMissed: some of what was written before is missing. What comes after is told again.
 func (w *Writes) Since(f func(Written)) error {
-	missed := false
+	at, quiet, err := w.drain(f)
+	if err != nil || !quiet || w.told >= at-w.base { // an event comes a moment before it is accounted
+		return err
+	}
+	return cmp.Or(w.rebase(f), ErrWritesMissed)
+}
+
+// Complete is Since when nobody writes any more: then all is told, and what the device accounts for agrees to the byte. ErrWritesMissed.
+func (w *Writes) Complete(f func(Written)) error {
+	at, quiet, err := w.drain(f)
+	if err := errors.Join(err, w.accounts()); err != nil {
+		return err
+	}
+	if quiet && w.told == at-w.base {
+		return nil
+	}
+	return cmp.Or(w.rebase(f), ErrWritesMissed)
+}
+
+// drain tells what the rings have, and what the device had accounted by then; quiet: nothing more was accounted meanwhile.
+func (w *Writes) drain(f func(Written)) (accounted uint64, quiet bool, err error) {
+	before, err := w.accounted()
+	if err != nil {
+		return 0, false, err
+	}
 	for _, r := range w.rings {
-		counted, err := r.counted()
-		if err != nil {
-			return err
-		}
 		r.drain(func(sample []byte) {
 			if at, ok := w.fields.written(sample); ok {
+				w.told += uint64(at.Length)
 				f(at)
 			}
 		})
-		// An event is counted first and readable a moment later: what was counted at the last call must be here now.
-		if r.seen < r.atLast {
-			missed, r.seen = true, r.atLast
-		}
-		r.atLast = counted
 	}
-	if missed {
-		return ErrWritesMissed
-	}
-	return nil
-}
-
-// Complete is Since when nobody writes any more. It makes sure that the kernel counts as many requests as were reported, and that no
-// CPU has come to life that was not watched. ErrWritesMissed.
-func (w *Writes) Complete(f func(Written)) error {
-	const looks = 3 // whoever probes block devices may read in between
-	for range looks {
-		if err := w.Since(f); err != nil {
-			return err
-		}
-		if w.seenAll() {
-			online, err := onlineCPUs()
-			if err == nil && online != w.online {
-				err = ErrWritesMissed
-			}
-			return err
-		}
-	}
-	return errors.Join(ErrWritesMissed, w.Since(f))
-}
-
-// seenAll says whether all was reported that the kernel had counted at the last Since, and no more.
-func (w *Writes) seenAll() bool {
-	for _, r := range w.rings {
-		if r.seen != r.atLast {
-			return false
-		}
-	}
-	return true
+	after, err := w.accounted()
+	return after, before == after, err
 }
 
 // ring is what the kernel writes the events of one CPU to (perf_event_open(2)).
 type ring struct {
 	event  *os.File
 	mapped []byte
-	seen   uint64 // events that were read, or given up
-	atLast uint64 // events that were counted at the last Since
 }
 
 func openRing(id uint64, cpu int, filter string) (*ring, error) {
@@ -191,7 +235,7 @@ func (r *ring) drain(f func(sample []byte)) {
 		// A header is 8 bytes, as everything here is aligned to, and so never cut by the end of the ring.
 		kind, size := binary.NativeEndian.Uint32(data[at:]), int(binary.NativeEndian.Uint16(data[at+6:]))
 		if size < 8 {
-			break // not a record: what is counted will not be seen
+			break // not a record: what is accounted will not be told
 		}
 		record := data[at:min(at+size, len(data))]
 		if len(record) < size {
@@ -199,21 +243,11 @@ func (r *ring) drain(f func(sample []byte)) {
 			record = joined
 		}
 		if kind == unix.PERF_RECORD_SAMPLE && size >= 12 {
-			r.seen++
 			f(record[12:])
 		}
 		tail += uint64(size)
 	}
 	atomic.StoreUint64(&page.Data_tail, tail)
-}
-
-// counted is how many events there were, whether there was room for them or not.
-func (r *ring) counted() (uint64, error) {
-	var n [8]byte
-	if _, err := io.ReadFull(r.event, n[:]); err != nil {
-		return 0, fmt.Errorf("read the count of an event: %w", err)
-	}
-	return binary.NativeEndian.Uint64(n[:]), nil
 }
 
 // fields of the event block_rq_complete: where in a sample they are, which a kernel may decide as it likes.

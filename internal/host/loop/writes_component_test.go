@@ -45,7 +45,6 @@ func watched(t *testing.T) (*os.File, *Writes) {
 const block = 4096
 
 // Eight writers at random places, past the page cache, and discards: what is told is what was written, to the block; reads are not.
-// The kernel may drop an event, and that is said.
 func TestWritesAreSeen(t *testing.T) {
 	dev, w := watched(t)
 	direct, err := os.OpenFile(dev.Name(), os.O_RDWR|unix.O_DIRECT, 0)
@@ -138,5 +137,67 @@ func TestMissedWritesAreSaid(t *testing.T) {
 	var told []Written
 	if err := w.Complete(func(at Written) { told = append(told, at) }); err != nil || len(told) != 1 || told[0] != (Written{5 * block, block}) {
 		t.Errorf("later: %v, %v", told, err)
+	}
+}
+
+// What somebody else's program keeps from us, the kernel does not count either; the device's statistics do. Here the events are off,
+// as for a CPU that was off.
+func TestHiddenWritesAreMissed(t *testing.T) {
+	dev, w := watched(t)
+	direct, err := os.OpenFile(dev.Name(), os.O_RDWR|unix.O_DIRECT, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer direct.Close()
+	page, err := unix.Mmap(-1, 0, block, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(page)
+	write := func(at int64) {
+		t.Helper()
+		if _, err := direct.WriteAt(page, at*block); err != nil {
+			t.Fatal(err)
+		}
+	}
+	events := func(request uint) {
+		t.Helper()
+		for _, r := range w.rings {
+			if err := unix.IoctlSetInt(int(r.event.Fd()), request, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	write(1)
+	if err := w.Complete(func(Written) {}); err != nil {
+		t.Errorf("nothing was hidden: %v", err)
+	}
+	events(unix.PERF_EVENT_IOC_DISABLE)
+	write(2)
+	events(unix.PERF_EVENT_IOC_ENABLE)
+	if err := w.Complete(func(Written) {}); !errors.Is(err, ErrWritesMissed) {
+		t.Errorf("one was hidden: %v", err)
+	}
+	write(3)
+	var told []Written
+	if err := w.Complete(func(at Written) { told = append(told, at) }); err != nil || len(told) != 1 || told[0].Offset != 3*block {
+		t.Errorf("later: %v, %v", told, err)
+	}
+}
+
+// Without statistics there is no witness.
+func TestNoStatisticsNoWatch(t *testing.T) {
+	dev, w := watched(t)
+	iostats := filepath.Join("/sys/block", filepath.Base(dev.Name()), "queue", "iostats")
+	if err := os.WriteFile(iostats, []byte("0"), 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.WriteFile(iostats, []byte("1"), 0) })
+	if err := w.Complete(func(Written) {}); err == nil {
+		t.Error("complete without statistics")
+	}
+	if w, err := WatchWrites(dev); err == nil {
+		w.Close()
+		t.Error("watched without statistics")
 	}
 }
