@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/flexvolume/block"
 	"berth.io/berth/internal/host/fsmount"
 )
 
@@ -63,7 +65,7 @@ func (o *Options) check() error {
 	if !filepath.IsAbs(o.Dir) {
 		return fmt.Errorf("the plugin directory %q is not an absolute path", o.Dir)
 	}
-	if err := name("vendor", o.Vendor); err != nil {
+	if err := checkVendor(o.Vendor); err != nil {
 		return err
 	}
 	for _, d := range o.Drivers {
@@ -77,16 +79,19 @@ func (o *Options) check() error {
 	return nil
 }
 
-// name refuses what would be another directory, or two names. Kubernetes names a driver vendor/driver and its directory vendor~driver.
-func name(what, s string) error {
-	if s == "" || len(s) > 63 || s[0] == '.' || s[0] == '-' {
-		return fmt.Errorf("the %s %.80q is empty, longer than 63 bytes, or begins with a dot or a dash", what, s)
+// namePart is what hosts take for a vendor: Kubernetes names a driver vendor/driver and its directory vendor~driver.
+var namePart = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
+
+// reservedVendor is that of the plugins that are built in.
+const reservedVendor = "kubernetes.io"
+
+// checkVendor refuses what would be another directory, or two names, or what no host would load.
+func checkVendor(vendor string) error {
+	if !namePart.MatchString(vendor) {
+		return fmt.Errorf("the vendor %.80q is not 1 to 63 letters, digits, dots, dashes and underscores with a letter or digit at both ends", vendor)
 	}
-	for _, c := range []byte(s) {
-		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
-		if !letter && c != '.' && c != '-' && c != '_' {
-			return fmt.Errorf("the %s %.80q has other characters than letters, digits and . - _", what, s)
-		}
+	if vendor == reservedVendor {
+		return fmt.Errorf("the vendor %s is that of the built-in plugins: hosts load no driver of it", vendor)
 	}
 	return nil
 }
@@ -196,20 +201,22 @@ func Uninstall(ctx context.Context, o Options) ([]Installed, error) {
 			}
 			return removed, fmt.Errorf("%s: %w: it is left alone; --force removes it", path, ErrForeign)
 		}
-		used, err := fsmount.MountedBelow("/volumes/" + o.Vendor + "~" + driver + "/")
+		used, err := mounted(o.Vendor, driver)
 		if err != nil {
 			return removed, err
 		}
 		if len(used) > 0 && !o.Force {
-			mounted := strings.Join(used[:min(3, len(used))], ", ")
-			return removed, fmt.Errorf("%s/%s: %w (%s): stop the pods first; --force removes it all the same", o.Vendor, driver, ErrInUse, mounted)
+			some := strings.Join(used[:min(3, len(used))], ", ")
+			return removed, fmt.Errorf("%s/%s: %w (%s): stop the pods first; --force removes it all the same", o.Vendor, driver, ErrInUse, some)
 		}
 		version, _ := Version(ctx, path)
 		err = boundary.Do("flexinstall/remove", func() error {
 			if err := os.Remove(path); err != nil {
 				return err
 			}
-			_ = os.Remove(filepath.Join(filepath.Dir(path), ".new"))
+			for _, beside := range []string{".new", block.SocketFile} {
+				_ = os.Remove(filepath.Join(filepath.Dir(path), beside))
+			}
 			_ = os.Remove(filepath.Dir(path)) // unless something else is in it
 			return nil
 		})
@@ -219,6 +226,13 @@ func Uninstall(ctx context.Context, o Options) ([]Installed, error) {
 		removed = append(removed, Installed{Vendor: o.Vendor, Driver: driver, Path: path, Ours: true, Version: version})
 	}
 	return removed, nil
+}
+
+// mounted answers where hosts have mounted volumes of a driver: for pods, and devices for all pods.
+func mounted(vendor, driver string) ([]string, error) {
+	pods, err1 := fsmount.MountedBelow("/volumes/" + vendor + "~" + driver + "/")
+	devices, err2 := fsmount.MountedBelow("/flexvolume/" + vendor + "/" + driver + "/mounts/")
+	return append(pods, devices...), errors.Join(err1, err2)
 }
 
 // List answers the drivers in the directory, Berth's and others'. vendor "" means all. A directory that is not there has none.

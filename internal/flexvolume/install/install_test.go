@@ -101,6 +101,10 @@ func TestLife(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), `"fsGroup":false`) {
 		t.Errorf("%s %v", out, err)
 	}
+	// What docs/flexvolume-block.md tells users to put beside it goes, too.
+	if err := os.WriteFile(filepath.Join(dir, "ours~block/.berth-socket"), []byte("/x\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for _, want := range []int{4, 0} {
 		if gone, err := Uninstall(t.Context(), Options{Dir: dir, Vendor: "ours"}); err != nil || len(gone) != want {
 			t.Errorf("%+v %v, want %d", gone, err, want)
@@ -155,6 +159,11 @@ func TestRefusedOptions(t *testing.T) {
 		"a vendor with ~":      {Dir: "/x", Vendor: "a~b"},
 		"a vendor with /":      {Dir: "/x", Vendor: "a/b"},
 		"a vendor with a dash": {Dir: "/x", Vendor: "-v"},
+		"that of the built-in": {Dir: "/x", Vendor: "kubernetes.io"},
+		"a dash at its end":    {Dir: "/x", Vendor: "foo-"},
+		"a dot at its end":     {Dir: "/x", Vendor: "foo."},
+		"begins with _":        {Dir: "/x", Vendor: "_foo"},
+		"64 characters":        {Dir: "/x", Vendor: strings.Repeat("v", 64)},
 		"a driver of no use":   {Dir: "/x", Vendor: "v", Drivers: []string{"zfs"}},
 	} {
 		if _, err := Install(t.Context(), "/bin/true", o); err == nil || strings.Contains(err.Error(), "not the drivers' program") {

@@ -18,16 +18,18 @@ func TestUninstallInUse(t *testing.T) {
 	if _, err := Install(t.Context(), v1, Options{Dir: dir, Vendor: "inuse", Drivers: []string{"nfs"}}); err != nil {
 		t.Fatal(err)
 	}
-	volume := filepath.Join(kubelet, "pods/u/volumes/inuse~nfs/v")
-	if err := errors.Join(os.MkdirAll(volume, 0o755), unix.Mount("x", volume, "tmpfs", 0, "")); err != nil {
-		t.Fatal(err)
-	}
-	_, err := Uninstall(t.Context(), Options{Dir: dir, Vendor: "inuse"})
-	if !errors.Is(err, ErrInUse) {
-		t.Error(err)
-	}
-	if err := unix.Unmount(volume, 0); err != nil {
-		t.Fatal(err)
+	for _, below := range []string{"pods/u/volumes/inuse~nfs/v", "plugins/kubernetes.io/flexvolume/inuse/nfs/mounts/v"} {
+		volume := filepath.Join(kubelet, below)
+		if err := errors.Join(os.MkdirAll(volume, 0o755), unix.Mount("x", volume, "tmpfs", 0, "")); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Uninstall(t.Context(), Options{Dir: dir, Vendor: "inuse"})
+		if !errors.Is(err, ErrInUse) {
+			t.Errorf("%s: %v", below, err)
+		}
+		if err := unix.Unmount(volume, 0); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if gone, err := Uninstall(t.Context(), Options{Dir: dir, Vendor: "inuse"}); err != nil || len(gone) != 1 {
 		t.Errorf("%v %v", gone, err)
