@@ -60,6 +60,9 @@ func newMigrateFlexVolume(g *global) *cobra.Command {
 touched: the PersistentVolume object is removed and made anew with another source, and its claim stays bound to it. For a moment
 the claim is Lost, and the API tells so in an event.
 
+FlexVolume deletes no volume. With the reclaim policy Delete, the CSI driver deletes a migrated volume and its data with its claim:
+set Retain to keep the data. The command names the volumes with Delete, also with --dry-run.
+
 A volume that is in use is refused: end its pods first. What was there before is written to an undo file before anything is
 changed; ` + "`--undo FILE`" + ` takes it back. A run that was killed is completed by the next one, or taken back.
 

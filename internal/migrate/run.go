@@ -148,11 +148,23 @@ func (m *Migration) volume(ctx context.Context, f *folder, name string) error {
 			return err
 		}
 	}
+	m.warn(r, pv)
 	if m.DryRun {
 		m.say("%s: would become %s, with the same claim, size and data", name, describe(r.CSI))
 		return nil
 	}
 	return m.swap(ctx, r)
+}
+
+// warn of what a migration changes for the data.
+func (m *Migration) warn(r *record, pv *v1.PersistentVolume) {
+	policy := r.Policy
+	if pv != nil {
+		policy = policyOf(pv)
+	}
+	if policy == v1.PersistentVolumeReclaimDelete {
+		m.say("%s: its reclaim policy is Delete: FlexVolume deletes no volume, but once it is a CSI volume its data is deleted with its claim; set Retain to keep the data", r.Flex.Name)
+	}
 }
 
 // begun finds the record that pv, or its absence, is in the middle or at the end of.

@@ -524,3 +524,28 @@ func TestTheObjectIsDeletedBySomebodyElse(t *testing.T) {
 		}
 	}
 }
+
+// With the policy Delete the data goes with the claim from then on, which it never did: said beforehand.
+func TestTheReclaimPolicyDeleteIsTold(t *testing.T) {
+	const words = "its reclaim policy is Delete"
+	for policy, told := range map[v1.PersistentVolumeReclaimPolicy]bool{v1.PersistentVolumeReclaimDelete: true, v1.PersistentVolumeReclaimRetain: false} {
+		for _, dry := range []bool{true, false} {
+			r := newRig(t)
+			r.change(func(pv *v1.PersistentVolume) { pv.Spec.PersistentVolumeReclaimPolicy = policy })
+			r.DryRun = dry
+			if err := r.migrate(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Count(r.out.String(), words); got > 1 || told != (got == 1) {
+				t.Errorf("%s, dry run %t: %s", policy, dry, &r.out)
+			}
+			r.out.Reset()
+			if err := r.migrate(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if !dry && strings.Contains(r.out.String(), words) {
+				t.Errorf("told of a volume that is migrated already: %s", &r.out)
+			}
+		}
+	}
+}
