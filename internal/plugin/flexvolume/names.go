@@ -1,6 +1,7 @@
 package flexvolume
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -97,6 +98,34 @@ func specNameOf(key string) string {
 	return key
 }
 
+// nameLimit is that of a file's name. A record has its suffix beside the key, and while it is written a dot and another suffix.
+const nameLimit = 255 - len("."+recordSuffix+newSuffix)
+
+// recordName is the file name of a key's record. A PersistentVolume's name may be too long for one: then its beginning and a hash of
+// the whole are, behind a separator. The record itself tells whose it is.
+func recordName(key string) string {
+	if len(key) > nameLimit {
+		sum := fmt.Sprintf("%x", sha256.Sum256([]byte(key)))
+		key = key[:nameLimit-len(separator)-len(sum)] + separator + sum
+	}
+	return key + recordSuffix
+}
+
+// keyOf is the key of a record in the file.
+func keyOf(file string) string {
+	base := filepath.Base(file)
+	if r, err := loadRecord(file); err == nil {
+		if _, k, ok := splitUniqueName(r.Name); ok && recordName(k) == base {
+			return k
+		}
+	}
+	k := strings.TrimSuffix(base, recordSuffix)
+	if i := strings.LastIndex(k, separator); i >= 0 && len(k)-i-1 == 2*sha256.Size {
+		return "" // a hash; no pod's volume has so long a name
+	}
+	return k
+}
+
 // paths are the kubelet's, below the data directory, and records beside them:
 //
 //	pods/<pod uid>/volumes/<vendor~driver>/<volume>                          what the pod sees
@@ -124,11 +153,11 @@ func (p paths) global(driver, key string) string {
 }
 
 func (p paths) stagedRecord(driver, key string) string {
-	return filepath.Join(p.driver(driver), "staged", key+recordSuffix)
+	return filepath.Join(p.driver(driver), "staged", recordName(key))
 }
 
 func (p paths) attachedRecord(driver, node, key string) string {
-	return filepath.Join(p.driver(driver), "attached", node, key+recordSuffix)
+	return filepath.Join(p.driver(driver), "attached", node, recordName(key))
 }
 
 // splitGlobal tells which volume a global path is of.
@@ -154,5 +183,5 @@ func (p paths) target(pod types.UID, driver, specName string) string {
 }
 
 func (p paths) publishedRecord(pod types.UID, driver, specName string) string {
-	return filepath.Join(p.root, "pods", string(pod), "plugins", plugin.EscapeName(driver), plugin.EscapeName(specName)+recordSuffix)
+	return filepath.Join(p.root, "pods", string(pod), "plugins", plugin.EscapeName(driver), recordName(plugin.EscapeName(specName)))
 }

@@ -215,7 +215,11 @@ func TestFailures(t *testing.T) {
 	r.recorder("k8s/disk")
 	r.run()
 	v := pv("k8s/disk", "pv1")
-	for answer, uncertain := range map[string]bool{`{"status":"Failure","message":"no"}`: false, "rubbish": true} {
+	for _, uncertain := range []bool{false, true} { // in this order: what is uncertain stays noted
+		answer := `{"status":"Failure","message":"no"}`
+		if uncertain {
+			answer = "rubbish"
+		}
 		for _, call := range []string{"mountdevice", "waitforattach", "mount"} {
 			r.answer(call, answer)
 			var err error
@@ -418,4 +422,56 @@ func TestWhatIsStagedIsSharedByAllPods(t *testing.T) {
 			t.Errorf("%s: staged read-only is %v", name, got)
 		}
 	}
+}
+
+// TestTheLongestName: a PersistentVolume's name may have 253 bytes, and a file's 255. A volume of such a name is attached, staged,
+// published, found again by a new process and taken away, and one whose name differs at the end alone is another.
+func TestTheLongestName(t *testing.T) {
+	r := newRig(t)
+	r.recorder("k8s/x")
+	r.run()
+	volumes := map[string]*plugin.Volume{}
+	for _, end := range []string{"a", "b"} {
+		name := strings.Repeat("n", 252) + end
+		volumes[name] = pv("k8s/x", name)
+		if _, err := r.Attach(t.Context(), volumes[name], "n1"); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Stage(t.Context(), plugin.StageRequest{Volume: volumes[name]}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Publish(t.Context(), plugin.PublishRequest{Volume: volumes[name]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := New(Options{Dir: r.dir, DataDir: r.data, Node: "n1"})
+	if list, err := p.Attached(t.Context()); err != nil || len(list) != len(volumes) {
+		t.Errorf("attached: %v, %v", list, err)
+	}
+	staged, err := p.StagedVolumes()
+	if err != nil || len(staged) != len(volumes) {
+		t.Errorf("staged: %v, %v", staged, err)
+	}
+	for _, s := range staged {
+		v := volumes[s.SpecName]
+		if v == nil || s.GlobalPath != r.GlobalPath(v) || s.Name != uniqueName("k8s/x", s.SpecName) {
+			t.Errorf("staged: %+v", s)
+		}
+	}
+	m := p.Of("k8s/x").(plugin.Mounter)
+	for name, v := range volumes {
+		if found, err := m.Reconstruct("u1", name, v1.PersistentVolumeFilesystem); err != nil || found.Name != uniqueName("k8s/x", name) {
+			t.Errorf("published: %+v, %v", found, err)
+		}
+		if err := r.Unpublish(t.Context(), plugin.UnpublishRequest{PodUID: "u1", SpecName: name, Volume: v}); err != nil {
+			t.Error(err)
+		}
+		if err := r.Unstage(t.Context(), plugin.UnstageRequest{Name: uniqueName("k8s/x", name), GlobalPath: r.GlobalPath(v)}); err != nil {
+			t.Error(err)
+		}
+		if done, err := r.Detach(t.Context(), plugin.AttachedVolume{Name: uniqueName("k8s/x", name)}, "n1"); err != nil || !done {
+			t.Error(done, err)
+		}
+	}
+	nothingBelow(t, r.data)
 }

@@ -11,6 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"berth.io/berth/internal/host/mountpoint"
 	"berth.io/berth/internal/plugin"
 )
 
@@ -61,7 +62,7 @@ func (p *Plugin) reconstruct(pod types.UID, name, specName string, mode v1.Persi
 		found.Name, found.Attachable = r.Name, r.Attachable
 	case errors.Is(err, fs.ErrNotExist):
 		found.Name = uniqueName(name, string(pod)+separator+specName)
-		if _, err := os.Lstat(p.paths.global(name, specName)); err == nil {
+		if isThere(p.paths.global(name, specName)) {
 			found.Name, found.Attachable = uniqueName(name, specName), true
 		}
 	default:
@@ -73,6 +74,15 @@ func (p *Plugin) reconstruct(pod types.UID, name, specName string, mode v1.Persi
 		found.GlobalPath = p.paths.global(driver, k)
 	}
 	return found, nil
+}
+
+// isThere says whether there is a file at path. What is mounted there is not asked: its server may be gone.
+func isThere(path string) bool {
+	if mounted, err := mountpoint.Is(path); mounted || err != nil {
+		return mounted
+	}
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // driverOfPublished finds the driver of a volume in a pod: by the volume, or by the directory that it is in.
@@ -99,7 +109,7 @@ func (p *Plugin) findPublished(pod types.UID, specName string) (string, error) {
 		if err != nil {
 			continue
 		}
-		if _, err := os.Lstat(p.paths.target(pod, name, specName)); err == nil {
+		if isThere(p.paths.target(pod, name, specName)) {
 			found = append(found, name)
 		}
 	}

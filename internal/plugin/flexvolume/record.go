@@ -13,7 +13,10 @@ import (
 	"berth.io/berth/internal/boundary"
 )
 
-const recordSuffix = ".json"
+const (
+	recordSuffix = ".json"
+	newSuffix    = ".new" // while it is written
+)
 
 // volumeRecord is what is needed to take a volume away with neither the API nor memory: written before the call-out that it is
 // about, and removed after the one that undoes it. Upstream keeps none, and guesses from the directory's name.
@@ -39,7 +42,7 @@ func (r volumeRecord) save(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return err
 	}
-	next := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
+	next := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+newSuffix)
 	if err := os.WriteFile(next, text, 0o600); err != nil {
 		return err
 	}
@@ -75,7 +78,7 @@ func parseRecord(text []byte) (volumeRecord, error) {
 
 // removeRecord removes a record, and what a crash left of writing it. boundary: held by the caller.
 func removeRecord(path string) error {
-	for _, f := range []string{filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new"), path} {
+	for _, f := range []string{filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+newSuffix), path} {
 		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -230,9 +230,15 @@ func (p *Plugin) StagedVolumes() ([]plugin.Reconstructed, error) {
 	seen := map[string]bool{}
 	records, dirs := p.paths.glob("*/*/staged/*"+recordSuffix), p.paths.glob("*/*/mounts/*")
 	for _, f := range append(records, dirs...) {
-		k := strings.TrimSuffix(filepath.Base(f), recordSuffix)
-		if filepath.Base(filepath.Dir(f)) == "mounts" {
-			k = filepath.Base(f)
+		k := filepath.Base(f)
+		if filepath.Base(filepath.Dir(f)) == "staged" {
+			if strings.HasPrefix(k, ".") {
+				continue // one that was being written
+			}
+			if k = keyOf(f); k == "" {
+				errs = append(errs, fmt.Errorf("%s does not tell which volume it is of: its directory does, if there is one", f))
+				continue
+			}
 		}
 		driver := filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(f)))) + "/" + filepath.Base(filepath.Dir(filepath.Dir(f)))
 		path := p.paths.global(driver, k)
