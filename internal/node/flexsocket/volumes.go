@@ -112,7 +112,7 @@ func (v *volumes) attach(ctx context.Context, n note, r wire.Request) error {
 		return err
 	}
 	if n.Node == "" && len(have.Nodes) > 0 {
-		return fmt.Errorf("%w: volume %s is attached to node %s by its CSI driver: delete the pods that use it that way first", backend.ErrInUse, r.Volume, have.Nodes[0])
+		return fmt.Errorf("%w: volume %s is attached to node %s by its CSI driver, or by FlexVolume before its note was lost: delete the pods that use it that way first", backend.ErrInUse, r.Volume, have.Nodes[0])
 	}
 	if n.Node != "" && n.Node != r.Node {
 		return fmt.Errorf("%w: volume %s is attached to node %s", backend.ErrInUse, r.Volume, n.Node)
