@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -9,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"berth.io/berth/internal/mount"
+	"berth.io/berth/internal/plugin"
 )
 
 const (
@@ -68,7 +70,10 @@ func waitingFor(vols mount.PodStatus) string {
 			continue
 		}
 		part := fmt.Sprintf("volume %q", v.Name)
+		var notServed *plugin.ErrNotServed
 		switch {
+		case errors.As(v.Err, &notServed):
+			part = fmt.Sprintf("a node that serves volumes of type %q (%s)", notServed.Type, part)
 		case v.Err != nil && strings.HasPrefix(v.Err.Error(), part):
 			part = v.Err.Error()
 		case v.Err != nil:

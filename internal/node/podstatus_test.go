@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"berth.io/berth/internal/mount"
+	"berth.io/berth/internal/plugin"
 )
 
 func TestHolderStatus(t *testing.T) {
@@ -101,5 +102,20 @@ func TestHolderStatus(t *testing.T) {
 				t.Errorf("patch of an unchanged pod: %s, %v", patch, err)
 			}
 		})
+	}
+}
+
+func TestWhatAPodWaitsFor(t *testing.T) {
+	for want, one := range map[string]mount.VolumeStatus{
+		`waiting for volume "a"`:                   {Name: "a"},
+		`waiting for volume "a": its claim`:        {Name: "a", Waiting: "its claim"},
+		`waiting for volume "a": no disk`:          {Name: "a", Err: errors.New("no disk")},
+		`waiting for volume "a" has a name of its`: {Name: "a", Err: errors.New(`volume "a" has a name of its`)},
+		`waiting for a node that serves volumes of type "nfs" (volume "a")`: {Name: "a",
+			Err: &plugin.ErrNotServed{Volume: "a", Type: "nfs"}},
+	} {
+		if got := waitingFor(mount.PodStatus{Volumes: []mount.VolumeStatus{one}}); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
 	}
 }

@@ -31,6 +31,7 @@ func TestWordings(t *testing.T) {
 		`MountVolume.SetUp failed for volume "s" : secret "app-secret" not found`:                                                                                      "secret-missing",
 		`MountVolume.SetUp failed for volume "c" : configmaps "app" not found`:                                                                                         "configmap-missing",
 		`MountVolume.SetUp failed for volume "c" : references non-existent config key: nginx.conf`:                                                                     "key-missing",
+		`waiting for a node that serves volumes of type "rbd" (volume "x")`:                                                                                            "not-served",
 		`volume "x" is of type "rbd", which this node does not serve`:                                                                                                  "not-served",
 		`kubernetes.io/csi: attacher.MountDevice failed to create newCsiDriverClient: driver name foo.csi.example.com not found in the list of registered CSI drivers`: "driver-not-registered",
 		`mount failed: exit status 32 mount: wrong fs type, bad option, bad superblock on /dev/loop3`:                                                                  "wrong-filesystem",
