@@ -99,21 +99,36 @@ func set(dir, name, value string) error {
 // WrittenBytes is how much was written to the device called name (/dev/loopN) since it has its number: the difference of two of
 // them tells how busy it is.
 func WrittenBytes(name string) (int64, error) {
-	line, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(name), "stat"))
+	stat, err := statistics(name)
 	if err != nil {
-		return 0, fmt.Errorf("read how much was written to %s: %w", name, err)
+		return 0, err
 	}
-	return parseWritten(string(line))
+	return bytesIn(stat, sectorsWritten)
 }
 
-// parseWritten reads the seventh field, sectors of 512 bytes (Documentation/block/stat.rst).
-func parseWritten(stat string) (int64, error) {
-	const sectorsWritten, sectorBytes = 6, 512
+// Fields of a device's statistics, from 0 (Documentation/block/stat.rst). Discards are told since Linux 4.18.
+const (
+	sectorsWritten   = 6
+	sectorsDiscarded = 13
+)
+
+// statistics are the kernel's, of the device called name.
+func statistics(name string) (string, error) {
+	line, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(name), "stat"))
+	if err != nil {
+		return "", fmt.Errorf("read how much was written to %s: %w", name, err)
+	}
+	return string(line), nil
+}
+
+// bytesIn reads a field that counts sectors of 512 bytes.
+func bytesIn(stat string, field int) (int64, error) {
+	const sectorBytes = 512
 	words := strings.Fields(stat)
-	if len(words) <= sectorsWritten {
+	if len(words) <= field {
 		return 0, fmt.Errorf("the statistics of a device: %q", stat)
 	}
-	n, err := strconv.ParseInt(words[sectorsWritten], 10, 64)
+	n, err := strconv.ParseInt(words[field], 10, 64)
 	if err != nil || n < 0 || n > 1<<62/sectorBytes {
 		return 0, fmt.Errorf("the statistics of a device: %q", stat)
 	}

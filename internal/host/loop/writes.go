@@ -27,7 +27,7 @@ import (
 type Writes struct {
 	fields fields
 	rings  []*ring // of each CPU
-	queue  string  // the device's directory in /sys/block
+	name   string  // the device's
 	// From one moment on: bytes that the device had accounted then, and that were told since.
 	base, told uint64
 }
@@ -58,7 +58,7 @@ func WatchWrites(dev *os.File) (_ *Writes, err error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Writes{fields: fields, queue: filepath.Join("/sys/block", filepath.Base(dev.Name()))}
+	w := &Writes{fields: fields, name: dev.Name()}
 	if err := w.accounts(); err != nil {
 		return nil, err
 	}
@@ -105,29 +105,24 @@ func (w *Writes) rebase(f func(Written)) error {
 	return ErrWritesMissed // what is compared at the end will not agree
 }
 
-// accounted is how many bytes the device has written and discarded (Documentation/block/stat.rst: fields 7 and 14, in sectors of 512).
+// accounted is how many bytes the device has written and discarded.
 func (w *Writes) accounted() (uint64, error) {
-	text, err := os.ReadFile(filepath.Join(w.queue, "stat"))
+	stat, err := statistics(w.name)
 	if err != nil {
 		return 0, err
 	}
-	return parseAccounted(string(text))
+	return bytesAccounted(stat)
 }
 
-func parseAccounted(stat string) (uint64, error) {
-	f := strings.Fields(stat)
-	if len(f) < 14 { // discards are told since Linux 4.18
-		return 0, fmt.Errorf("the statistics of a device: %q", stat)
-	}
-	written, err1 := strconv.ParseUint(f[6], 10, 64)
-	discarded, err2 := strconv.ParseUint(f[13], 10, 64)
-	const sectorBytes = 512
-	return (written + discarded) * sectorBytes, errors.Join(err1, err2)
+func bytesAccounted(stat string) (uint64, error) {
+	written, err1 := bytesIn(stat, sectorsWritten)
+	discarded, err2 := bytesIn(stat, sectorsDiscarded)
+	return uint64(written) + uint64(discarded), errors.Join(err1, err2)
 }
 
 // accounts makes sure that the device keeps statistics: its user may switch them off.
 func (w *Writes) accounts() error {
-	text, err := os.ReadFile(filepath.Join(w.queue, "queue", "iostats"))
+	text, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(w.name), "queue", "iostats"))
 	if err == nil && strings.TrimSpace(string(text)) != "1" {
 		err = errors.New("it keeps no statistics (queue/iostats)")
 	}

@@ -110,30 +110,38 @@ func writeAndRead(t *testing.T, direct *os.File, places []int64, blocks int64) {
 	}
 }
 
-// More than there is room for is never taken for all; what comes after is told again.
-func TestMissedWritesAreSaid(t *testing.T) {
-	dev, w := watched(t)
+// writer writes a block of the device, past the page cache.
+func writer(t *testing.T, dev *os.File) func(at int64) {
+	t.Helper()
 	direct, err := os.OpenFile(dev.Name(), os.O_RDWR|unix.O_DIRECT, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer direct.Close()
+	t.Cleanup(func() { direct.Close() })
 	page, err := unix.Mmap(-1, 0, block, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Munmap(page)
-	for range ringBytes / 48 * len(w.rings) { // an event takes more
-		if _, err := direct.WriteAt(page, 0); err != nil {
+	t.Cleanup(func() { _ = unix.Munmap(page) })
+	return func(at int64) {
+		t.Helper()
+		if _, err := direct.WriteAt(page, at*block); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// More than there is room for is never taken for all; what comes after is told again.
+func TestMissedWritesAreSaid(t *testing.T) {
+	dev, w := watched(t)
+	write := writer(t, dev)
+	for range ringBytes / 48 * len(w.rings) { // an event takes more
+		write(0)
 	}
 	if err := w.Complete(func(Written) {}); !errors.Is(err, ErrWritesMissed) {
 		t.Errorf("complete: %v", err)
 	}
-	if _, err := direct.WriteAt(page, 5*block); err != nil {
-		t.Fatal(err)
-	}
+	write(5)
 	var told []Written
 	if err := w.Complete(func(at Written) { told = append(told, at) }); err != nil || len(told) != 1 || told[0] != (Written{5 * block, block}) {
 		t.Errorf("later: %v, %v", told, err)
@@ -144,22 +152,7 @@ func TestMissedWritesAreSaid(t *testing.T) {
 // as for a CPU that was off.
 func TestHiddenWritesAreMissed(t *testing.T) {
 	dev, w := watched(t)
-	direct, err := os.OpenFile(dev.Name(), os.O_RDWR|unix.O_DIRECT, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer direct.Close()
-	page, err := unix.Mmap(-1, 0, block, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Munmap(page)
-	write := func(at int64) {
-		t.Helper()
-		if _, err := direct.WriteAt(page, at*block); err != nil {
-			t.Fatal(err)
-		}
-	}
+	write := writer(t, dev)
 	events := func(request uint) {
 		t.Helper()
 		for _, r := range w.rings {

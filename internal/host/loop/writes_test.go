@@ -102,13 +102,13 @@ func TestParseCPUs(t *testing.T) {
 	}
 }
 
-func TestParseAccounted(t *testing.T) {
+func TestBytesAccounted(t *testing.T) {
 	const stat = "  9 0 72 1 5 0 40 2 0 3 3 7 0 1024 0 4 1\n"
-	if got, err := parseAccounted(stat); err != nil || got != (40+1024)*512 {
+	if got, err := bytesAccounted(stat); err != nil || got != (40+1024)*512 {
 		t.Errorf("%d, %v", got, err)
 	}
 	for _, bad := range []string{"", "1 2 3", "0 0 0 0 0 0 x 0 0 0 0 0 0 0 0"} {
-		if got, err := parseAccounted(bad); err == nil {
+		if got, err := bytesAccounted(bad); err == nil {
 			t.Errorf("%q: %d", bad, got)
 		}
 	}
