@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/durable"
 )
 
 // inlineNote is what is known of an inline volume besides the volume: on the disk before the volume is made, and until it
@@ -129,14 +130,10 @@ func (n *inlineNotes) put(note inlineNote) error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
-		draft := filepath.Join(dir, "."+noteFile)
-		if err := writeSynced(draft, b); err != nil {
+		if err := durable.Replace(filepath.Join(dir, noteFile), filepath.Join(dir, "."+noteFile), b); err != nil {
 			return err
 		}
-		if err := os.Rename(draft, filepath.Join(dir, noteFile)); err != nil {
-			return err
-		}
-		return errors.Join(syncDirectory(dir), syncDirectory(n.dir))
+		return durable.SyncDirectory(n.dir)
 	})
 	if err != nil {
 		return fmt.Errorf("note the inline volume %s: %w", note.Handle, err)
@@ -166,22 +163,4 @@ func (n *inlineNotes) remove(handle string) error {
 	delete(n.notes, handle)
 	n.mu.Unlock()
 	return nil
-}
-
-// boundary: held by the caller.
-func writeSynced(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
-func syncDirectory(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/durable"
 )
 
 // state is how far a record came, as far as the API cannot tell.
@@ -83,7 +84,7 @@ type folder struct {
 
 // openFolder makes the directory, and holds it until close.
 func openFolder(dir string) (*folder, error) {
-	if err := makeDir(dir, syncDir); err != nil {
+	if err := makeDir(dir, durable.SyncDirectory); err != nil {
 		return nil, fmt.Errorf("directory of the undo files: %w", err)
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -115,14 +116,6 @@ func makeDir(dir string, sync func(dir string) error) error {
 		}
 	}
 	return nil
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func (f *folder) close() error { return f.lock.Close() }
@@ -212,28 +205,9 @@ func (r *record) save() error {
 	if err != nil {
 		return err
 	}
-	err = boundary.Do("migrate/write-undo-file", func() error { return replaceFile(r.path, append(b, '\n')) })
+	err = boundary.Do("migrate/write-undo-file", func() error { return durable.Replace(r.path, r.path+".new", append(b, '\n')) })
 	if err != nil {
 		return fmt.Errorf("write undo file %s: %w", r.path, err)
 	}
 	return nil
-}
-
-// replaceFile leaves the old content or the new, whoever dies.
-//
-// boundary: held by the caller.
-func replaceFile(path string, content []byte) error {
-	draft := path + ".new"
-	f, err := os.OpenFile(draft, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(draft, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"berth.io/berth/internal/host/durable"
 )
 
 func someRecord(state state) *record {
@@ -71,7 +73,7 @@ func TestTheDirectoriesThatAreMadeAreSynced(t *testing.T) {
 			t.Errorf("%s: synced %q, %v; want %q", one.dir, synced, err, one.want)
 		}
 	}
-	if err := syncDir(top); err != nil {
+	if err := durable.SyncDirectory(top); err != nil {
 		t.Error(err)
 	}
 	if f, err := openFolder(filepath.Join(top, "x/y")); err != nil {

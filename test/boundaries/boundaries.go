@@ -40,9 +40,10 @@ var rpcs = set("CreateVolume", "DeleteVolume", "ControllerPublishVolume", "Contr
 
 // kernel are functions by package that change kernel objects or make files durable.
 var kernel = map[string]map[string]bool{
-	"unix":    set("Mount", "Unmount", "MoveMount", "Fallocate", "IoctlLoopConfigure", "IoctlFileClone"),
+	"unix":    set("Mount", "Unmount", "MoveMount", "Fallocate", "IoctlLoopConfigure", "IoctlFileClone", "IoctlFileCloneRange", "Renameat2"),
 	"syscall": set("Mount", "Unmount", "Fallocate"),
 	"os":      set("Rename"),
+	"durable": set("Replace"),
 }
 
 // notRooms hold no step of a journey: the boundary mechanism itself, and what only reads, prints or logs.

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"berth.io/berth/internal/host/durable"
 )
 
 // replaceFile writes dir/name so that a crash leaves the old content or the new, and returns when the new is on disk.
@@ -25,7 +27,7 @@ func replaceFile(dir, name string, data []byte) error {
 	if err := os.Rename(tmp, filepath.Join(dir, name)); err != nil {
 		return err
 	}
-	return syncDirectory(dir)
+	return durable.SyncDirectory(dir)
 }
 
 // writeData writes a new file and waits for its data to be on the disk, not for its name.
@@ -40,18 +42,6 @@ func writeData(path string, data []byte) error {
 	}
 	if err := unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE_AND_WAIT); err != nil {
 		return fmt.Errorf("write %s to disk: %w", path, err)
-	}
-	return nil
-}
-
-func syncDirectory(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
 	}
 	return nil
 }

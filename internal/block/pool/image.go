@@ -13,6 +13,7 @@ import (
 
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/host/command"
+	"berth.io/berth/internal/host/durable"
 	"berth.io/berth/internal/host/loop"
 	"berth.io/berth/internal/host/mountpoint"
 	"berth.io/berth/internal/host/xfs"
@@ -172,7 +173,7 @@ func (p *Pool) makeImage(ctx context.Context, unfinished, path string) error {
 		if err := os.Rename(unfinished, path); err != nil {
 			return err
 		}
-		return syncDirectory(p.o.Dir)
+		return durable.SyncDirectory(p.o.Dir)
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/durable"
 	"berth.io/berth/internal/host/xfs"
 )
 
@@ -91,7 +92,7 @@ func (p *Pool) make(v Volume, from string, quiesced func(Copying) error) error {
 			if err := unix.Renameat2(unix.AT_FDCWD, making, unix.AT_FDCWD, p.Directory(v.ID), unix.RENAME_NOREPLACE); err != nil {
 				return err
 			}
-			return syncDirectory(p.path(volumesName))
+			return durable.SyncDirectory(p.path(volumesName))
 		})
 	}
 	if err != nil {
@@ -281,7 +282,7 @@ func (p *Pool) Delete(id string) error {
 		if err := os.Rename(p.Directory(id), p.path(volumesName, removingPrefix+id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		return syncDirectory(p.path(volumesName))
+		return durable.SyncDirectory(p.path(volumesName))
 	})
 	if err != nil {
 		return fmt.Errorf("delete volume %s: %w", id, err)

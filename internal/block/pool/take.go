@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/host/durable"
 )
 
 // A snapshot is taken in steps, so that whoever holds the volumes' writes back does so for Copy alone:
@@ -181,7 +182,7 @@ func (t *Take) Finish() ([]Snapshot, error) {
 		if err := unix.Renameat2(unix.AT_FDCWD, t.making, unix.AT_FDCWD, t.name, unix.RENAME_NOREPLACE); err != nil {
 			return err
 		}
-		return syncDirectory(filepath.Dir(t.name))
+		return durable.SyncDirectory(filepath.Dir(t.name))
 	})
 	if err != nil {
 		return nil, err
@@ -284,7 +285,7 @@ func (p *Pool) removeSnapshots(in, id string, members []Snapshot) error {
 		if err := os.Rename(filepath.Join(in, id), removing); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		return syncDirectory(in)
+		return durable.SyncDirectory(in)
 	})
 	if err != nil {
 		return fmt.Errorf("delete snapshot %s: %w", id, err)

@@ -14,6 +14,7 @@ import (
 
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/flexvolume/block/wire"
+	"berth.io/berth/internal/host/durable"
 	"berth.io/berth/internal/host/mountpoint"
 )
 
@@ -158,7 +159,7 @@ func (n *notes) put(one note) error {
 			if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			return syncDirectory(n.dir)
+			return durable.SyncDirectory(n.dir)
 		})
 	} else {
 		err = boundary.Do("flexsocket/note", func() error { return replace(file, one) })
@@ -184,30 +185,12 @@ func replace(file string, one note) error {
 	if err != nil {
 		return err
 	}
-	draft := file + ".new"
-	f, err := os.OpenFile(draft, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	err = durable.Replace(file, file+".new", b)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = os.MkdirAll(filepath.Dir(file), 0o700); err == nil {
-			f, err = os.OpenFile(draft, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			return err
 		}
+		err = durable.Replace(file, file+".new", b)
 	}
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(draft, file); err != nil {
-		return err
-	}
-	return syncDirectory(filepath.Dir(file))
-}
-
-func syncDirectory(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return err
 }
