@@ -4,19 +4,17 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	snapshotclient "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"berth.io/berth/test/busy"
 )
 
 // snapshots measures how long the writes of a busy volume stand still for a snapshot, and how fast a volume is there that is made
@@ -123,27 +121,27 @@ func (s *subject) pauses(ctx context.Context, client snapshotclient.Interface, n
 	if err != nil {
 		return err
 	}
-	w, err := startWriters(filepath.Join(path, "data"), 768<<20)
+	w, err := busy.Start(filepath.Join(path, "data"), 768<<20)
 	if err != nil {
 		return err
 	}
-	defer w.stop()
+	defer w.Stop()
 	var pauses, without []time.Duration
 	var rate float64
 	for i := range n {
 		fmt.Fprintf(os.Stderr, "%s: snapshot %d of %d under writes\n", s.name, i, n)
-		w.longest.Store(0)
-		before := w.count.Load()
+		w.Longest.Store(0)
+		before := w.Count.Load()
 		time.Sleep(2 * time.Second) // of writes between two snapshots
-		rate += float64(w.count.Load()-before) / 2 / float64(n)
-		without = append(without, time.Duration(w.longest.Swap(0)))
+		rate += float64(w.Count.Load()-before) / 2 / float64(n)
+		without = append(without, time.Duration(w.Longest.Swap(0)))
 		if err := s.snapshot(ctx, client, fmt.Sprint("busy-", i), "busy"); err != nil {
 			return err
 		}
 		time.Sleep(100 * time.Millisecond) // a write that stood still is counted when it ends
-		pauses = append(pauses, time.Duration(w.longest.Load()))
+		pauses = append(pauses, time.Duration(w.Longest.Load()))
 	}
-	if err := w.stop(); err != nil {
+	if err := w.Stop(); err != nil {
 		return err
 	}
 	t.durations(s.name, fmt.Sprintf("snapshot of 1 GiB under %.0f random writes of 4 KiB a second: longest write, %d snapshots", rate, n), pauses)
@@ -154,74 +152,6 @@ func (s *subject) pauses(ctx context.Context, client snapshotclient.Interface, n
 		}
 	}
 	return s.gone(ctx, "busy")
-}
-
-// writers write 4 KiB at random places of a file that is full already, past the page cache, as a database does.
-type writers struct {
-	count, longest atomic.Int64 // longest in nanoseconds
-	stopping       atomic.Bool
-	all            sync.WaitGroup
-	failed         atomic.Value
-}
-
-const writersAtOnce = 8
-
-func startWriters(path string, size int64) (*writers, error) {
-	f, err := os.Create(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	piece := make([]byte, 1<<20)
-	for at := int64(0); at < size; at += int64(len(piece)) {
-		if _, err := f.WriteAt(piece, at); err != nil {
-			return nil, err
-		}
-	}
-	if err := f.Sync(); err != nil {
-		return nil, err
-	}
-	w := &writers{}
-	for range writersAtOnce {
-		w.all.Go(func() {
-			if err := w.write(path, size); err != nil {
-				w.failed.Store(err)
-			}
-		})
-	}
-	return w, nil
-}
-
-func (w *writers) write(path string, size int64) error {
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	block, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // aligned
-	if err != nil {
-		return err
-	}
-	defer unix.Munmap(block)
-	for !w.stopping.Load() {
-		began := time.Now()
-		if _, err := f.WriteAt(block, rand.Int64N(size/4096)*4096); err != nil {
-			return err
-		}
-		took := int64(time.Since(began))
-		w.count.Add(1)
-		for longest := w.longest.Load(); took > longest && !w.longest.CompareAndSwap(longest, took); longest = w.longest.Load() {
-		}
-	}
-	return nil
-}
-
-// stop ends them, and may be called again.
-func (w *writers) stop() error {
-	w.stopping.Store(true)
-	w.all.Wait()
-	err, _ := w.failed.Load().(error)
-	return err
 }
 
 // copies: a claim made from a snapshot, or from another claim, and its pod, accepted → mounted.

@@ -128,7 +128,9 @@ func TestNothingIsMissingFromACopyUnderWrites(t *testing.T) {
 	if err := <-churned; err != nil {
 		t.Error(err)
 	}
-	w.stop()
+	if err := w.Stop(); err != nil {
+		t.Error(err)
+	}
 	h.Release()
 	s.unmount(v)
 	clean(t, "ext4", s.o.Pool.SnapshotDisk(mustSnapshot(t, s, "s7")))
