@@ -15,7 +15,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -24,6 +23,7 @@ import (
 
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/flexvolume/block"
+	"berth.io/berth/internal/flexvolume/drivername"
 	"berth.io/berth/internal/host/fsmount"
 )
 
@@ -79,18 +79,12 @@ func (o *Options) check() error {
 	return nil
 }
 
-// namePart is what hosts take for a vendor: Kubernetes names a driver vendor/driver and its directory vendor~driver.
-var namePart = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
-
-// reservedVendor is that of the plugins that are built in.
-const reservedVendor = "kubernetes.io"
-
 // checkVendor refuses what would be another directory, or two names, or what no host would load.
 func checkVendor(vendor string) error {
-	if !namePart.MatchString(vendor) {
+	if !drivername.IsPart(vendor) {
 		return fmt.Errorf("the vendor %.80q is not 1 to 63 letters, digits, dots, dashes and underscores with a letter or digit at both ends", vendor)
 	}
-	if vendor == reservedVendor {
+	if vendor == drivername.ReservedVendor {
 		return fmt.Errorf("the vendor %s is that of the built-in plugins: hosts load no driver of it", vendor)
 	}
 	return nil

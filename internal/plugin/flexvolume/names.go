@@ -7,12 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"berth.io/berth/internal/flexvolume/drivername"
 	"berth.io/berth/internal/plugin"
 )
 
@@ -22,22 +22,16 @@ const PluginName = "kubernetes.io/flexvolume"
 // DefaultDir is where a kubelet looks for drivers.
 const DefaultDir = "/usr/libexec/kubernetes/kubelet-plugins/volume/exec/"
 
-// reservedVendor is that of the plugins that are built in: "kubernetes.io~csi" in a pod's directory is theirs.
-const reservedVendor = "kubernetes.io"
-
-// namePart is a vendor or a driver. It becomes one element of paths.
-var namePart = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
-
 // checkDriver refuses what is not VENDOR/DRIVER.
 func checkDriver(name string) error {
 	vendor, driver, ok := strings.Cut(name, "/")
 	switch {
 	case !ok:
 		return fmt.Errorf("%.100q names no vendor: want VENDOR/DRIVER, which is the file VENDOR~DRIVER/DRIVER below the drivers' directory", name)
-	case !namePart.MatchString(vendor) || !namePart.MatchString(driver):
+	case !drivername.IsPart(vendor) || !drivername.IsPart(driver):
 		return fmt.Errorf("%.100q is not VENDOR/DRIVER, each of at most 63 letters, digits, dots, hyphens and underscores", name)
-	case vendor == reservedVendor:
-		return fmt.Errorf("%q: the vendor %s is that of the built-in plugins", name, reservedVendor)
+	case vendor == drivername.ReservedVendor:
+		return fmt.Errorf("%q: the vendor %s is that of the built-in plugins", name, drivername.ReservedVendor)
 	}
 	return nil
 }
