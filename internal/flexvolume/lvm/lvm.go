@@ -129,11 +129,7 @@ func (driver) Mount(ctx context.Context, dir flexvolume.Dir, o *flexvolume.Optio
 	if err != nil {
 		return err
 	}
-	path, err := v.ready(ctx)
-	if err != nil {
-		return err
-	}
-	d, err := fsmount.OpenDevice(path)
+	d, err := v.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -191,13 +187,18 @@ func (v *volume) ready(ctx context.Context) (string, error) {
 	return path, err
 }
 
-// mount formats the volume if nobody has had it, and mounts it: for all pods of the node, or for one.
-func (v *volume) mount(ctx context.Context, dir flexvolume.Dir, forAll bool) error {
+// open opens the volume's device, made and activated.
+func (v *volume) open(ctx context.Context) (*fsmount.Device, error) {
 	path, err := v.ready(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	d, err := fsmount.OpenDevice(path)
+	return fsmount.OpenDevice(path)
+}
+
+// mount formats the volume if nobody has had it, and mounts it: for all pods of the node, or for one.
+func (v *volume) mount(ctx context.Context, dir flexvolume.Dir, forAll bool) error {
+	d, err := v.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -309,11 +310,7 @@ func (driver) ExpandFS(ctx context.Context, o *flexvolume.Options, device string
 	if _, err := v.Extend(ctx, newBytes); err != nil {
 		return err
 	}
-	path, err := v.ready(ctx)
-	if err != nil {
-		return err
-	}
-	d, err := fsmount.OpenDevice(path)
+	d, err := v.open(ctx)
 	if err != nil {
 		return err
 	}
