@@ -257,9 +257,10 @@ func TestFlexVolumeThatIsAttached(t *testing.T) {
 	}
 	f.removePod("data")
 	f.verbs(state, "attach", "waitforattach", "mountdevice", "mount", "unmount", "unmountdevice", "detach")
-	if left, _ := os.ReadDir(filepath.Join(state, "attached")); len(left) > 0 {
-		t.Errorf("still attached: %v", left)
-	}
+	f.until("detach, which the driver notes when it begins, to be over", func() (bool, string) {
+		left, err := os.ReadDir(filepath.Join(state, "attached"))
+		return err == nil && len(left) == 0, fmt.Sprintf("still attached: %v, %v", left, err)
+	})
 	f.nothingOf("two")
 }
 
