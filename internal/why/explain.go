@@ -51,7 +51,7 @@ func Explain(ctx context.Context, s Sources, t Target) (*Journey, error) {
 	if t.Kind == Snapshot {
 		return explainSnapshot(ctx, s, t)
 	}
-	f, found, err := gather(ctx, s.Client, t)
+	f, found, err := gather(newReader(ctx, s.Client, false), t)
 	if err != nil {
 		return nil, err
 	}

@@ -2,37 +2,33 @@ package why
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/component-helpers/storage/ephemeral"
 	storagehelpers "k8s.io/component-helpers/storage/volume"
 )
 
 type collector struct {
-	ctx    context.Context
-	client kubernetes.Interface
-	facts  *facts
+	*reader
+	facts *facts
 }
 
 // gather collects what the API knows about the target. found is false when the target itself is not there.
-func gather(ctx context.Context, client kubernetes.Interface, t Target) (f *facts, found bool, err error) {
-	c := collector{ctx: ctx, client: client, facts: &facts{}}
+func gather(r *reader, t Target) (f *facts, found bool, err error) {
+	c := collector{reader: r, facts: &facts{}}
 	switch t.Kind {
 	case Pod:
-		found, err = c.pod(t.Namespace, t.Name)
+		found, err = c.ofPod(t.Namespace, t.Name)
 	case PVC:
-		found, err = c.claim(t.Namespace, t.Name)
+		found, err = c.ofClaim(t.Namespace, t.Name)
 	case PV:
-		found, err = c.volume(t.Name)
+		found, err = c.ofVolume(t.Name)
 	default:
 		err = fmt.Errorf("unknown kind %q", t.Kind)
 	}
@@ -42,27 +38,14 @@ func gather(ctx context.Context, client kubernetes.Interface, t Target) (f *fact
 	if err := c.surroundings(); err != nil {
 		return nil, false, err
 	}
+	c.facts.unreadable = r.unreadable
 	return c.facts, found, nil
 }
 
-// absent turns "not found" into no error; forbidden is noted and tolerated, as the rest of the answer is still good.
-func (c *collector) absent(kind string, err error) error {
-	switch {
-	case err == nil || apierrors.IsNotFound(err):
-		return nil
-	case apierrors.IsForbidden(err):
-		if !slices.Contains(c.facts.unreadable, kind) {
-			c.facts.unreadable = append(c.facts.unreadable, kind)
-		}
-		return nil
-	}
-	return fmt.Errorf("read %s: %w", kind, err)
-}
-
-func (c *collector) pod(namespace, name string) (bool, error) {
-	pod, err := c.client.CoreV1().Pods(namespace).Get(c.ctx, name, metav1.GetOptions{})
-	if err != nil {
-		return false, c.absent("pods", err)
+func (c *collector) ofPod(namespace, name string) (bool, error) {
+	pod, err := c.pod(namespace, name)
+	if pod == nil || err != nil {
+		return false, err
 	}
 	c.facts.pod = pod
 	for i := range pod.Spec.Volumes {
@@ -89,7 +72,7 @@ func (c *collector) pod(namespace, name string) (bool, error) {
 	return true, nil
 }
 
-func (c *collector) claim(namespace, name string) (bool, error) {
+func (c *collector) ofClaim(namespace, name string) (bool, error) {
 	vf := volumeFacts{namespace: namespace, claimName: name}
 	if err := c.fillClaim(&vf); err != nil {
 		return false, err
@@ -102,11 +85,11 @@ func (c *collector) claim(namespace, name string) (bool, error) {
 	return found, nil
 }
 
-func (c *collector) volume(name string) (bool, error) {
-	pv, err := c.client.CoreV1().PersistentVolumes().Get(c.ctx, name, metav1.GetOptions{})
-	if err != nil {
+func (c *collector) ofVolume(name string) (bool, error) {
+	pv, err := c.volume(name)
+	if pv == nil || err != nil {
 		c.facts.volumes = []volumeFacts{{pvName: name}}
-		return false, c.absent("persistentvolumes", err)
+		return false, err
 	}
 	vf := volumeFacts{pvName: name, pv: pv}
 	if r := pv.Spec.ClaimRef; r != nil {
@@ -127,18 +110,16 @@ func (c *collector) volume(name string) (bool, error) {
 }
 
 func (c *collector) fillClaim(vf *volumeFacts) error {
-	claim, err := c.client.CoreV1().PersistentVolumeClaims(vf.namespace).Get(c.ctx, vf.claimName, metav1.GetOptions{})
-	if err != nil {
-		return c.absent("persistentvolumeclaims", err)
+	claim, err := c.claim(vf.namespace, vf.claimName)
+	if claim == nil || err != nil {
+		return err
 	}
 	vf.claim = claim
 	vf.className = storagehelpers.GetPersistentVolumeClaimClass(claim)
 	if vf.pvName = claim.Spec.VolumeName; vf.pvName != "" {
-		pv, err := c.client.CoreV1().PersistentVolumes().Get(c.ctx, vf.pvName, metav1.GetOptions{})
-		if err != nil {
-			return c.absent("persistentvolumes", err)
+		if vf.pv, err = c.volume(vf.pvName); err != nil {
+			return err
 		}
-		vf.pv = pv
 	}
 	return nil
 }
@@ -146,13 +127,13 @@ func (c *collector) fillClaim(vf *volumeFacts) error {
 // findUsers finds the pods that use the claim. Without a pod that was asked about, the one that matters most becomes
 // the journey's: not finished, on a node, the youngest.
 func (c *collector) findUsers(vf *volumeFacts) error {
-	list, err := c.client.CoreV1().Pods(vf.namespace).List(c.ctx, metav1.ListOptions{})
+	pods, err := c.pods(vf.namespace)
 	if err != nil {
-		return c.absent("pods", err)
+		return err
 	}
-	for i := range list.Items {
-		if _, uses := usesClaim(&list.Items[i], vf.claimName); uses {
-			vf.users = append(vf.users, list.Items[i])
+	for i := range pods {
+		if _, uses := usesClaim(&pods[i], vf.claimName); uses {
+			vf.users = append(vf.users, pods[i])
 		}
 	}
 	rank := func(p *v1.Pod) int {
@@ -176,30 +157,21 @@ func (c *collector) findUsers(vf *volumeFacts) error {
 
 // surroundings reads what the volumes and the pod refer to.
 func (c *collector) surroundings() error {
-	f, storage := c.facts, c.client.StorageV1()
-	if classes, err := storage.StorageClasses().List(c.ctx, metav1.ListOptions{}); err == nil {
-		f.classes = classes.Items
-	} else if err := c.absent("storageclasses", err); err != nil {
+	f := c.facts
+	var err error
+	if f.classes, err = c.classes(); err != nil {
 		return err
 	}
-	if drivers, err := storage.CSIDrivers().List(c.ctx, metav1.ListOptions{}); err == nil {
-		f.drivers = drivers.Items
-	} else if err := c.absent("csidrivers", err); err != nil {
+	if f.drivers, err = c.drivers(); err != nil {
 		return err
 	}
-	if nodes, err := storage.CSINodes().List(c.ctx, metav1.ListOptions{}); err == nil {
-		f.csiNodes = nodes.Items
-	} else if err := c.absent("csinodes", err); err != nil {
+	if f.csiNodes, err = c.csiNodes(); err != nil {
 		return err
 	}
-	if attachments, err := storage.VolumeAttachments().List(c.ctx, metav1.ListOptions{}); err == nil {
-		f.attachments = attachments.Items
-	} else if err := c.absent("volumeattachments", err); err != nil {
+	if f.attachments, err = c.attachments(); err != nil {
 		return err
 	}
-	if capacities, err := storage.CSIStorageCapacities("").List(c.ctx, metav1.ListOptions{}); err == nil {
-		f.capacities = capacities.Items
-	} else if err := c.absent("csistoragecapacities", err); err != nil {
+	if f.capacities, err = c.capacities(); err != nil {
 		return err
 	}
 	if f.pod != nil {
@@ -225,7 +197,7 @@ func (c *collector) surroundings() error {
 			vf.events = append(vf.events, events...)
 		}
 		if vf.pvName != "" {
-			events, err := c.events("", "PersistentVolume", vf.pvName, since(vf.pv))
+			events, err := c.events(metav1.NamespaceDefault, "PersistentVolume", vf.pvName, since(vf.pv))
 			if err != nil {
 				return err
 			}
@@ -245,10 +217,7 @@ func (c *collector) podSurroundings() error {
 	if f.pod.Spec.NodeName == "" {
 		return nil
 	}
-	node, err := c.client.CoreV1().Nodes().Get(c.ctx, f.pod.Spec.NodeName, metav1.GetOptions{})
-	if err == nil {
-		f.node = node
-	} else if err := c.absent("nodes", err); err != nil {
+	if f.node, err = c.node(f.pod.Spec.NodeName); err != nil {
 		return err
 	}
 	for i := range f.csiNodes {
@@ -271,19 +240,31 @@ func since[T interface {
 	return o.GetCreationTimestamp().Time
 }
 
-// events lists the events of an object, oldest first; those of an earlier object of the same name are left out.
-func (c *collector) events(namespace, kind, name string, created time.Time) ([]v1.Event, error) {
-	selector := fields.Set{"involvedObject.kind": kind, "involvedObject.name": name}.AsSelector().String()
-	list, err := c.client.CoreV1().Events(namespace).List(c.ctx, metav1.ListOptions{FieldSelector: selector})
+// events lists the events of an object, oldest first; those of an earlier object of the same name are left out. Events of objects
+// without a namespace are in "default" (client-go's recorder).
+func (r *reader) events(namespace, kind, name string, created time.Time) ([]v1.Event, error) {
+	all, err := r.eventsNaming(namespace, kind, name)
 	if err != nil {
-		return nil, c.absent("events", err)
+		return nil, err
 	}
 	var events []v1.Event
-	for _, e := range list.Items {
+	for _, e := range all {
 		if e.InvolvedObject.Kind == kind && e.InvolvedObject.Name == name && !eventTime(&e).Before(created) {
 			events = append(events, e)
 		}
 	}
 	slices.SortStableFunc(events, func(a, b v1.Event) int { return eventTime(&a).Compare(eventTime(&b)) })
 	return events, nil
+}
+
+func (r *reader) eventsNaming(namespace, kind, name string) ([]v1.Event, error) {
+	if r.whole {
+		return r.allEvents(namespace)
+	}
+	selector := fields.Set{"involvedObject.kind": kind, "involvedObject.name": name}.AsSelector().String()
+	list, err := r.client.CoreV1().Events(namespace).List(r.ctx, metav1.ListOptions{FieldSelector: selector})
+	if err != nil {
+		return nil, r.absent("events", err)
+	}
+	return list.Items, nil
 }

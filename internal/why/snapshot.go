@@ -71,13 +71,13 @@ func explainSnapshot(ctx context.Context, s Sources, t Target) (*Journey, error)
 	case err != nil:
 		return nil, fmt.Errorf("read volumesnapshots: %w", err)
 	}
-	c := collector{ctx: ctx, client: s.Client, facts: &facts{}}
+	c := collector{reader: newReader(ctx, s.Client, false), facts: &facts{}}
 	f, err := c.snapshot(s, snapshot)
 	if err != nil {
 		return nil, err
 	}
 	j := &Journey{Target: t, Asked: s.Now, Snapshot: f.state()}
-	for _, kind := range c.facts.unreadable {
+	for _, kind := range c.unreadable {
 		j.Notes = append(j.Notes, "you may not read "+kind+"; what follows leaves them out")
 	}
 	for _, why := range snapshotCauses {
@@ -114,31 +114,29 @@ func (c *collector) snapshot(s Sources, snapshot *snapv1.VolumeSnapshot) (*snaps
 		}
 		f.claim, f.pv = vf.claim, vf.pv
 	}
-	nodes, err := c.client.StorageV1().CSINodes().List(c.ctx, metav1.ListOptions{})
-	if err == nil {
-		for i := range nodes.Items {
-			for _, d := range nodes.Items[i].Spec.Drivers {
-				f.drivers = append(f.drivers, d.Name)
-			}
-		}
-	} else if err := c.absent("csinodes", err); err != nil {
+	nodes, err := c.csiNodes()
+	if err != nil {
 		return nil, err
 	}
-	claims, err := c.client.CoreV1().PersistentVolumeClaims(snapshot.Namespace).List(c.ctx, metav1.ListOptions{})
-	if err == nil {
-		for i := range claims.Items {
-			if from := claims.Items[i].Spec.DataSource; from != nil && from.Kind == "VolumeSnapshot" && from.Name == snapshot.Name && claims.Items[i].Spec.VolumeName == "" {
-				f.users = append(f.users, claims.Items[i].Name)
-			}
+	for i := range nodes {
+		for _, d := range nodes[i].Spec.Drivers {
+			f.drivers = append(f.drivers, d.Name)
 		}
-	} else if err := c.absent("persistentvolumeclaims", err); err != nil {
+	}
+	claims, err := c.claims(snapshot.Namespace)
+	if err != nil {
 		return nil, err
+	}
+	for i := range claims {
+		if from := claims[i].Spec.DataSource; from != nil && from.Kind == "VolumeSnapshot" && from.Name == snapshot.Name && claims[i].Spec.VolumeName == "" {
+			f.users = append(f.users, claims[i].Name)
+		}
 	}
 	if f.events, err = c.events(snapshot.Namespace, "VolumeSnapshot", snapshot.Name, snapshot.CreationTimestamp.Time); err != nil {
 		return nil, err
 	}
 	if name := f.contentName(); name != "" {
-		events, err := c.events("", "VolumeSnapshotContent", name, snapshot.CreationTimestamp.Time)
+		events, err := c.events(metav1.NamespaceDefault, "VolumeSnapshotContent", name, snapshot.CreationTimestamp.Time)
 		if err != nil {
 			return nil, err
 		}
