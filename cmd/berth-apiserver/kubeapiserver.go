@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	logsapi "k8s.io/component-base/logs/api/v1"
@@ -53,6 +54,7 @@ func serveAPI(o options, c *credentials) error {
 		// Without it a claim's dataSourceRef into another namespace is dropped without a word, and the volume is empty. With it
 		// the reference is seen, and refused by a policy (internal/standalone/manifests/policies.yaml).
 		"--feature-gates=CrossNamespaceVolumeDataSource=true",
+		"--watch-cache-sizes=" + strings.Join(watchCacheSizes(), ","),
 	})
 	return cmd.Execute()
 }
