@@ -35,12 +35,16 @@ var examples = map[string]example{
 		}
 	}},
 	"static-local.yaml": {pods: []string{"example-local"}, claims: []string{"example-local"}, prepare: func(s *story, text string) string {
-		nodes, err := s.client.CoreV1().Nodes().List(s.ctx, metav1.ListOptions{})
-		if err != nil {
-			s.Fatal(err)
-		}
-		return strings.NewReplacer("[NODE]", "["+nodes.Items[0].Name+"]", "/srv/example-local", s.TempDir()).Replace(text)
+		return strings.NewReplacer("[NODE]", "["+s.node()+"]", "/srv/example-local", s.TempDir()).Replace(text)
 	}, delete: "pv/example-local sc/example-local"},
+	"static-csi.yaml": {pods: []string{"example-static-csi"}, claims: []string{"example-static-csi"}, prepare: func(s *story, text string) string {
+		return strings.NewReplacer("[NODE]", "["+s.node()+"]", "VOLUME-ID", lent(s, "static", "64Mi", "ext4")).Replace(text)
+	}, then: func(s *story) {
+		holds(s.T, paths(s, s.pod("example-static-csi"))["data"])
+	}, delete: "pv/example-static-csi"},
+	"topology.yaml": {pods: []string{"example-topology"}, claims: []string{"example-topology"}, prepare: func(s *story, text string) string {
+		return strings.ReplaceAll(text, "[NODE]", "["+s.node()+"]")
+	}, delete: "sc/example-topology"},
 	"generic-ephemeral.yaml": {pods: []string{"example-scratch"}, claims: []string{"example-scratch-tmp"}},
 	"expansion.yaml": {pods: []string{"example-grow"}, claims: []string{"example-grow"}, then: func(s *story) {
 		s.kubectl("patch", "pvc", "example-grow", "-p", `{"spec":{"resources":{"requests":{"storage":"512Mi"}}}}`)
@@ -78,6 +82,16 @@ var examples = map[string]example{
 		s.kubectl("delete", "csidriver", name) // the example makes it
 		return strings.ReplaceAll(text, "hostpath.csi.k8s.io", name)
 	}, delete: "sc/example-other"},
+}
+
+// node is the name of the instance's only node.
+func (s *story) node() string {
+	s.Helper()
+	nodes, err := s.client.CoreV1().Nodes().List(s.ctx, metav1.ListOptions{})
+	if err != nil {
+		s.Fatal(err)
+	}
+	return nodes.Items[0].Name
 }
 
 // Every file in examples/ does what its comment says, on an instance that has just been started.

@@ -52,6 +52,9 @@ var theAgent = sync.OnceValues(func() (*agent, error) {
 		return nil, err
 	}
 	a := &agent{berth: filepath.Join(dir, "berth")}
+	if err := uninstall(); err != nil { // what is installed in the cluster has the same data directory
+		return nil, err
+	}
 	// Of tests that ran before on this cluster, perhaps another version.
 	_, _ = output(shared.inside(context.Background(), "pkill", "--signal", "KILL", "--exact", "berth"))
 	return a, a.start()

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./state.sh
 want=(etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl)
-[ "${1:-}" != e2e ] || want+=(agnhost e2e.test)
+[ "${1:-}" != e2e ] || want+=(agnhost ginkgo e2e.test)
 
 # Without these the components call themselves v0.0.0-master and are refused by clients that compare versions.
 version=$(awk '$1 == "k8s.io/kubernetes" { print $2 }' upstream/go.mod)
@@ -38,6 +38,7 @@ package() {
   case $1 in
     etcd) echo go.etcd.io/etcd/server/v3 ;;
     agnhost) echo k8s.io/kubernetes/test/images/agnhost ;;
+    ginkgo) echo github.com/onsi/ginkgo/v2/ginkgo ;; # runs the suite's specs in several processes
     e2e.test) echo k8s.io/kubernetes/test/e2e ;;
     *) echo "k8s.io/kubernetes/cmd/$1" ;;
   esac

@@ -4,6 +4,7 @@
 #   run         brings it up in the foreground, says "ready", and ends with its standard input
 #   up          the same in the background
 #   in CMD...   runs CMD inside, kubectl is set up there
+#   reboot      of the node: everything that runs is killed, mounts and loop devices are gone, disks stay
 #   down        ends it, and removes what any of these left when they were killed
 #   cgroup      the name of its cgroup
 #
@@ -68,7 +69,7 @@ clean() {
 
 run() {
   [ "$(id -u)" = 0 ] || fail "needs root"
-  local ns lifeline first command
+  local first command device
   for command in containerd runc iptables ip openssl /usr/lib/cni/bridge etcd kubelet; do
     command -v "$command" >/dev/null || fail "there is no $command; \`make test-kubernetes\` installs and builds what is needed"
   done
@@ -85,17 +86,26 @@ run() {
   ./credentials.sh "$RUN/credentials"
   make_cgroups
 
-  # Each dies with the one before: this script, unshare, the first process of the namespaces.
-  setpriv --pdeathsig KILL unshare --mount --net --pid --ipc --uts --propagation private --fork --kill-child \
-    "$here/inside.sh" </dev/null 3<&- &
-  ns=$!
   setpriv --pdeathsig KILL cat <&3 >/dev/null 9>&- &
   lifeline=$!
-  trap 'exit 143' TERM INT HUP
-  trap "end $ns $lifeline" EXIT
   exec 3<&-
-  wait -n -p first "$ns" "$lifeline" || true
-  [ "$first" = "$lifeline" ] || fail "the cluster has ended; its logs are in $LOG"
+  ns=
+  trap 'exit 143' TERM INT HUP
+  trap 'end "$ns" "$lifeline"' EXIT
+  while true; do
+    # Each dies with the one before: this script, unshare, the first process of the namespaces.
+    setpriv --pdeathsig KILL unshare --mount --net --pid --ipc --uts --propagation private --fork --kill-child \
+      "$here/inside.sh" </dev/null &
+    ns=$!
+    wait -n -p first "$ns" "$lifeline" || true
+    if [ "$first" = "$lifeline" ]; then break; fi
+    [ -e "$RUN/reboot" ] || fail "the cluster has ended; its logs are in $LOG"
+    # What a machine that loses its power does not have when it comes back.
+    for device in $(loops); do losetup --detach "$device"; done
+    rm -rf --one-file-system "$RUN/run" "$RUN/tmp" "$RUN/root" "$RUN/reboot"
+    mkdir -p "$RUN"/{root,run,tmp}
+    chmod 1777 "$RUN/tmp"
+  done
 }
 
 # end NS LIFELINE: the end of `run`.
@@ -132,6 +142,18 @@ down() {
   clean
 }
 
+reboot() {
+  local deadline=$((SECONDS + 120))
+  [ -e "$RUN/pid" ] || fail "does not run; start it with: $here/cluster.sh up"
+  rm -f "$RUN/ready"
+  touch "$RUN/reboot"
+  kill -9 "$(cat "$RUN/pid")"
+  until [ -e "$RUN/ready" ]; do
+    [ $SECONDS -lt $deadline ] || fail "not ready 120 s after a reboot; its logs are in $LOG"
+    sleep 0.1
+  done
+}
+
 inside() {
   if flock -n "$STATE/lock" true || ! [ -e "$RUN/pid" ]; then fail "does not run; start it with: $here/cluster.sh up"; fi
   export KUBECONFIG=$RUN/credentials/admin.kubeconfig HOME=$RUN/home
@@ -139,8 +161,8 @@ inside() {
 }
 
 case ${1:-} in
-  run | up | down) [ $# = 1 ] || fail "$1 takes no arguments"; "$1" ;;
+  run | up | down | reboot) [ $# = 1 ] || fail "$1 takes no arguments"; "$1" ;;
   in) shift; [ $# -gt 0 ] || fail "in: which command?"; inside "$@" ;;
   cgroup) echo "$CGROUP" ;;
-  *) sed -n '2,8s/^# \?//p' "$here/cluster.sh"; exit 2 ;;
+  *) sed -n '2,9s/^# \?//p' "$here/cluster.sh"; exit 2 ;;
 esac

@@ -83,17 +83,20 @@ start etcd --data-dir "$RUN/etcd" --unsafe-no-fsync --log-level error \
 
 start containerd --config "$RUN/conf/containerd.toml"
 
-start kube-apiserver --etcd-servers=http://127.0.0.1:2379 --bind-address=0.0.0.0 --advertise-address="$NODE_IP" \
-  --service-cluster-ip-range=10.96.0.0/16 --allow-privileged=true \
-  --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \
-  --client-ca-file="$credentials/ca.crt" --tls-cert-file="$credentials/apiserver.crt" --tls-private-key-file="$credentials/apiserver.key" \
-  --kubelet-client-certificate="$credentials/apiserver-kubelet.crt" --kubelet-client-key="$credentials/apiserver-kubelet.key" \
-  --kubelet-preferred-address-types=InternalIP,Hostname \
-  --requestheader-client-ca-file="$credentials/ca.crt" --requestheader-allowed-names=front-proxy \
-  --requestheader-username-headers=X-Remote-User --requestheader-group-headers=X-Remote-Group --requestheader-extra-headers-prefix=X-Remote-Extra- \
-  --proxy-client-cert-file="$credentials/front-proxy.crt" --proxy-client-key-file="$credentials/front-proxy.key" \
-  --service-account-key-file="$credentials/service-accounts.pub" --service-account-signing-key-file="$credentials/service-accounts.key" \
-  --service-account-issuer=https://kubernetes.default.svc.cluster.local
+start_apiserver() {
+  start kube-apiserver --etcd-servers=http://127.0.0.1:2379 --bind-address=0.0.0.0 --advertise-address="$NODE_IP" \
+    --service-cluster-ip-range=10.96.0.0/16 --allow-privileged=true \
+    --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \
+    --client-ca-file="$credentials/ca.crt" --tls-cert-file="$credentials/apiserver.crt" --tls-private-key-file="$credentials/apiserver.key" \
+    --kubelet-client-certificate="$credentials/apiserver-kubelet.crt" --kubelet-client-key="$credentials/apiserver-kubelet.key" \
+    --kubelet-preferred-address-types=InternalIP,Hostname \
+    --requestheader-client-ca-file="$credentials/ca.crt" --requestheader-allowed-names=front-proxy \
+    --requestheader-username-headers=X-Remote-User --requestheader-group-headers=X-Remote-Group --requestheader-extra-headers-prefix=X-Remote-Extra- \
+    --proxy-client-cert-file="$credentials/front-proxy.crt" --proxy-client-key-file="$credentials/front-proxy.key" \
+    --service-account-key-file="$credentials/service-accounts.pub" --service-account-signing-key-file="$credentials/service-accounts.key" \
+    --service-account-issuer=https://kubernetes.default.svc.cluster.local
+}
+start_apiserver
 wait_for "API server ready" kubectl get --raw /readyz
 
 # Attached volumes are checked every minute by default, which a test would have to wait for.
@@ -121,13 +124,20 @@ start_kubelet
 
 wait_for "node Ready" kubectl wait --for=condition=Ready --timeout=1s "node/$NODE"
 wait_for "service account" kubectl get serviceaccount default # a pod is refused until it is there
+touch "$RUN/ready"
 echo "ready after $SECONDS s"
 
-# A test kills the kubelet; it is started again, as a machine's supervisor would. Without any other the cluster is none.
+# A test kills the kubelet or the API server; each is started again, as a machine's supervisor would, when there is no file "hold-NAME".
+# Without any other component the cluster is none.
 while true; do
   wait -n -p ended "${!component[@]}" || true
   name=${component[$ended]}
   unset "component[$ended]"
-  [ "$name" = kubelet ] || stopped "$name"
-  start_kubelet
+  case $name in
+    kubelet | kube-apiserver)
+      while [ -e "$RUN/hold-$name" ]; do sleep 0.1; done
+      "start_${name#kube-}"
+      ;;
+    *) stopped "$name" ;;
+  esac
 done

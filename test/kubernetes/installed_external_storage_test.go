@@ -1,0 +1,144 @@
+//go:build kubernetes
+
+package kubernetes
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/onsi/ginkgo/v2/types"
+)
+
+// skips are the reasons for which the suite may skip a spec here. Any other is a failure: the cluster could have run it.
+var skips = []struct{ message, why string }{
+	{`doesn't support ntfs|doesn't support .*ntfs`, "ntfs is Windows"},
+	{`[Nn]umber of available nodes is less than|No topology with at least|Not enough topologies in cluster`, "wants two nodes"},
+	{`doesn't support SELinuxMount|does not support SELinuxMount`, "wants a kernel with SELinux"},
+	{`doesn't support (InlineVolume|PreprovisionedPV)|skipping PreprovisionedPV pattern|doesn't work with pre-provisioned volume`, "for drivers that are part of Kubernetes"},
+	{`does not define volumeSource|does not define PersistentVolumeSource`, "for drivers that are part of Kubernetes"},
+	{`supports VolumeMountGroup, which is incompatible with this test`, "the driver itself sets the group, when the root's is another; docs/driver.md"},
+	{`does not support ROX access mode|doesn't support RWX|does not support RWX|multiple.* RWX`, "a mode of many nodes"},
+	{`does not support snapshot metadata`, "the suite installs a server of its own for it, from the Internet; changed blocks are tested in test/e2e"},
+	{`Block volumes do not support mount options|Test for Block volumes is not implemented|[Ss]uite .* does not support|Test is not valid for Block volume mode`, "no such case"},
+	{`raw block volumes cannot be read-only|skipping multiple PV mount test for block mode|does not support non-filesystem volume mode`, "no such case"},
+	{`Filesystem volume case should be covered by block volume case`, "no such case"},
+	{`volume type .* is (not )?ephemeral|Skipping .* test for expansion`, "no such case"},
+	{`does not support read only raw block volumes`, "no such case"},
+	{`WaitForFirstConsumer binding mode currently not supported`, "the suite itself lacks it"},
+}
+
+// The storage suite of Kubernetes itself with everything that the driver can declared: what it skips has a reason that this cluster cannot
+// change, and everything else passes. BERTH_EXTERNAL_STORAGE is a regular expression that chooses among the specs.
+func TestInstalledExternalStorage(t *testing.T) {
+	s := tell(t)
+	s.installed()
+	build := shared.script(context.Background(), "build.sh", "e2e")
+	build.Stdout, build.Stderr = os.Stdout, os.Stderr
+	if err := build.Run(); err != nil {
+		t.Fatal(err)
+	}
+	s.apply(`
+apiVersion: storage.k8s.io/v1
+kind: VolumeAttributesClass
+metadata: {name: berth-external-storage}
+driverName: ` + driverName + `
+parameters: {readAheadKiB: "256"}
+`)
+	s.last = append(s.last, func() error {
+		_, err := output(shared.inside(context.Background(), "kubectl", "delete", "volumeattributesclass", "berth-external-storage"))
+		return err
+	})
+	focus := os.Getenv("BERTH_EXTERNAL_STORAGE")
+	if focus == "" {
+		focus = "External.Storage"
+	}
+	definition, err := filepath.Abs("external-storage.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const others = `\[Feature:Windows\]|\(ntfs\)`
+	counts := &tally{reasons: map[string]int{}}
+	for _, part := range []struct{ name, focus, skip, procs string }{
+		{"together", focus, others + `|\[Disruptive\]`, "6"},
+		{"disruptive", "(" + focus + `).*\[Disruptive\]`, others, "1"}, // they stop the kubelet
+	} {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Hour)
+		defer cancel()
+		run := shared.script(ctx, "e2e.sh", part.focus, "-storage.testdriver="+definition)
+		run.Env = append(run.Env, "SKIP="+part.skip, "PROCS="+part.procs, "REPORT="+part.name+".json")
+		run.Stdout, run.Stderr = os.Stdout, os.Stderr
+		if err := run.Run(); err != nil {
+			t.Errorf("%s: %v", part.name, err)
+		}
+		counts.add(t, filepath.Join(shared.state, "log", "e2e", part.name+".json"))
+	}
+	t.Logf("External.Storage: %d run, %d passed", counts.ran, counts.passed)
+	for _, why := range slices.Sorted(maps.Keys(counts.reasons)) {
+		t.Logf("  %d skipped: %s", counts.reasons[why], why)
+	}
+	if counts.ran == 0 {
+		t.Error("nothing was run")
+	}
+}
+
+// tally counts what was run, and judges what was skipped.
+type tally struct {
+	ran, passed int
+	reasons     map[string]int
+}
+
+func (c *tally) add(t *testing.T, path string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	var reports []types.Report
+	if err := json.Unmarshal(text, &reports); err != nil {
+		t.Error(err)
+	}
+	for _, r := range reports {
+		for _, spec := range r.SpecReports {
+			if spec.LeafNodeType != types.NodeTypeIt || spec.State == types.SpecStateSkipped && spec.Failure.Message == "" {
+				continue // not asked for
+			}
+			switch spec.State {
+			case types.SpecStateSkipped:
+				why := excuse(spec.Failure.Message)
+				if why == "" {
+					t.Errorf("skipped, though the cluster could have run it: %s: %s", spec.FullText(), spec.Failure.Message)
+				}
+				c.reasons[why]++
+			case types.SpecStatePassed:
+				c.ran, c.passed = c.ran+1, c.passed+1
+			default:
+				c.ran++
+				t.Errorf("%s: %s: %s", spec.State, spec.FullText(), firstLines(spec.Failure.Message, 12))
+			}
+		}
+	}
+}
+
+// excuse is why a spec that was skipped with a message could not be run here, "" where it could.
+func excuse(message string) string {
+	for _, skip := range skips {
+		if regexp.MustCompile(skip.message).MatchString(message) {
+			return skip.why
+		}
+	}
+	return ""
+}
+
+func firstLines(text string, n int) string {
+	lines := strings.SplitN(text, "\n", n+1)
+	return strings.Join(lines[:min(n, len(lines))], "\n")
+}
