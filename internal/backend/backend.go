@@ -87,6 +87,8 @@ type CreateRequest struct {
 	Mutable map[string]string
 	// Source of its content; zero for an empty volume.
 	Source Source
+	// Place is where it may be; for a Placer.
+	Place Place
 }
 
 // Volume as a driver shows it.
@@ -98,6 +100,8 @@ type Volume struct {
 	Source Source
 	// Mutable parameters that are in force.
 	Mutable map[string]string
+	// Node that has the volume, where the backend is a Placer; else empty.
+	Node string
 	// Nodes that the volume is attached to.
 	Nodes []string
 	// Problem is empty for a healthy volume.
@@ -106,6 +110,8 @@ type Volume struct {
 
 // Capacity in bytes.
 type Capacity struct {
+	// Total is what all volumes together may have; 0 where nobody knows.
+	Total int64
 	// Available for new volumes now, and the largest and smallest single one.
 	Available, MaximumVolume, MinimumVolume int64
 }

@@ -43,6 +43,8 @@ type Snapshot struct {
 	ID, Name, VolumeID string
 	// GroupID is empty for one taken alone.
 	GroupID string
+	// Node that has the snapshot, where the backend is a Placer; else empty.
+	Node string
 	// SizeBytes of the volume when it was taken: the least that a volume made from it can have.
 	SizeBytes int64
 	// FSType of the volume; empty for a raw one.

@@ -50,11 +50,11 @@ func (d *Driver) ControllerPublishVolume(ctx context.Context, r *csi.ControllerP
 		return nil, refuse(err)
 	}
 	readOnly := u.readOnly || r.GetReadonly()
-	release, err := d.attached.reserve(ctx, d.o.Backend, r.GetVolumeId())
+	release, err := d.attached.reserve(ctx, d.controller, r.GetVolumeId(), r.GetNodeId())
 	if err != nil {
 		return nil, err
 	}
-	if err := d.o.Backend.Attach(ctx, r.GetVolumeId(), r.GetNodeId(), readOnly); err != nil {
+	if err := d.controller.Attach(ctx, r.GetVolumeId(), r.GetNodeId(), readOnly); err != nil {
 		release()
 		return nil, err
 	}
@@ -66,12 +66,10 @@ func (d *Driver) ControllerUnpublishVolume(ctx context.Context, r *csi.Controlle
 	if err := required("volume_id", r.GetVolumeId()); err != nil {
 		return nil, err
 	}
-	if err := d.o.Backend.Detach(ctx, r.GetVolumeId(), r.GetNodeId()); err != nil {
+	if err := d.controller.Detach(ctx, r.GetVolumeId(), r.GetNodeId()); err != nil {
 		return nil, err
 	}
-	if r.GetNodeId() == "" || r.GetNodeId() == d.o.Node {
-		d.attached.forget(r.GetVolumeId())
-	}
+	d.attached.forget(r.GetVolumeId(), r.GetNodeId())
 	return &csi.ControllerUnpublishVolumeResponse{}, nil
 }
 
@@ -85,7 +83,7 @@ func (d *Driver) ValidateVolumeCapabilities(ctx context.Context, r *csi.Validate
 	if err != nil && !errors.As(err, &no) {
 		return nil, err
 	}
-	v, err := d.o.Backend.Get(ctx, r.GetVolumeId())
+	v, err := d.controller.Get(ctx, r.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +111,7 @@ func (d *Driver) checkParameters(r interface {
 	GetParameters() map[string]string
 	GetMutableParameters() map[string]string
 }) error {
-	if err := d.o.Backend.CheckParameters(ownParameters(r.GetParameters())); err != nil {
+	if err := d.controller.CheckParameters(ownParameters(r.GetParameters())); err != nil {
 		return err
 	}
 	mutable := ownParameters(r.GetMutableParameters())

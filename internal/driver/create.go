@@ -18,7 +18,7 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	if err != nil {
 		return nil, err
 	}
-	v, err := d.o.Backend.Create(ctx, request)
+	v, err := d.controller.Create(ctx, request)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,8 @@ func (d *Driver) createRequest(r *csi.CreateVolumeRequest) (backend.CreateReques
 	if err != nil {
 		return none, err
 	}
-	if err := d.reachable(r.GetAccessibilityRequirements()); err != nil {
+	place, err := d.reachable(r.GetAccessibilityRequirements())
+	if err != nil {
 		return none, err
 	}
 	if source != (backend.Source{}) && d.snapshots == nil {
@@ -57,7 +58,7 @@ func (d *Driver) createRequest(r *csi.CreateVolumeRequest) (backend.CreateReques
 	}
 	request := backend.CreateRequest{
 		Name: r.GetName(), RequiredBytes: bytes.GetRequiredBytes(), LimitBytes: bytes.GetLimitBytes(),
-		FSType: u.fsType, Parameters: ownParameters(r.GetParameters()), Mutable: ownParameters(r.GetMutableParameters()), Source: source,
+		FSType: u.fsType, Parameters: ownParameters(r.GetParameters()), Mutable: ownParameters(r.GetMutableParameters()), Source: source, Place: place,
 	}
 	if u.mount && u.fsType == "" {
 		request.FSType, request.FSTypeIsDefault = filesystem.Default, true
@@ -95,7 +96,7 @@ func checkRange(r *csi.CapacityRange) error {
 }
 
 func (d *Driver) volume(v backend.Volume) *csi.Volume {
-	out := &csi.Volume{VolumeId: v.ID, CapacityBytes: v.SizeBytes, AccessibleTopology: []*csi.Topology{d.topology()}}
+	out := &csi.Volume{VolumeId: v.ID, CapacityBytes: v.SizeBytes, AccessibleTopology: []*csi.Topology{d.topology(v.Node)}}
 	switch {
 	case v.Source.SnapshotID != "":
 		out.ContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
@@ -114,10 +115,10 @@ func (d *Driver) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeRequest) (
 	if err := required("volume_id", r.GetVolumeId()); err != nil {
 		return nil, err
 	}
-	if err := d.o.Backend.Delete(ctx, r.GetVolumeId()); err != nil {
+	if err := d.controller.Delete(ctx, r.GetVolumeId()); err != nil {
 		return nil, err
 	}
-	d.attached.forget(r.GetVolumeId())
+	d.attached.forget(r.GetVolumeId(), "")
 	return &csi.DeleteVolumeResponse{}, nil
 }
 
@@ -129,7 +130,7 @@ func (d *Driver) ControllerModifyVolume(ctx context.Context, r *csi.ControllerMo
 	if d.modifier == nil {
 		return nil, d.unimplemented("the modification of volumes")
 	}
-	v, err := d.o.Backend.Get(ctx, r.GetVolumeId())
+	v, err := d.controller.Get(ctx, r.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
@@ -160,18 +161,18 @@ func (d *Driver) ControllerExpandVolume(ctx context.Context, r *csi.ControllerEx
 	}
 	least, limit := r.GetCapacityRange().GetRequiredBytes(), r.GetCapacityRange().GetLimitBytes()
 	if limit > 0 {
-		v, err := d.o.Backend.Get(ctx, r.GetVolumeId())
+		v, err := d.controller.Get(ctx, r.GetVolumeId())
 		if err != nil {
 			return nil, err
 		}
 		if v.SizeBytes > limit {
 			return nil, status.Errorf(codes.OutOfRange, "capacity_range.limit_bytes is %d, and the volume has %d already: volumes do not shrink", limit, v.SizeBytes)
 		}
-		if units, ok := d.o.Backend.(backend.Rounder); ok && units.RoundSize(least) > limit && least > v.SizeBytes {
+		if units, ok := d.controller.(backend.Rounder); ok && units.RoundSize(least) > limit && least > v.SizeBytes {
 			return nil, status.Errorf(codes.OutOfRange, "capacity_range.limit_bytes is %d, and a volume of %d bytes or more would have %d: ask for as much, or less", limit, least, units.RoundSize(least))
 		}
 	}
-	v, err := d.o.Backend.Resize(ctx, r.GetVolumeId(), least)
+	v, err := d.controller.Resize(ctx, r.GetVolumeId(), least)
 	if err != nil {
 		return nil, err
 	}

@@ -43,7 +43,11 @@ type Options struct {
 	Node string
 	// SocketPath is where the driver is served: <data directory>/plugins/<name>/csi.sock.
 	SocketPath string
-	Backend    backend.Backend
+	// Backend of a driver that serves the volumes of its own node.
+	Backend backend.Backend
+	// Controller in place of Backend makes a driver of the Identity, Controller and GroupController services alone, as a cluster's
+	// controller runs it: its volumes are on many nodes, so that it has to be a backend.Placer. Node is not needed then.
+	Controller backend.Controller
 	// MaxVolumes per node; 0 is DefaultMaxVolumes.
 	MaxVolumes int64
 
@@ -64,10 +68,13 @@ type Driver struct {
 	csi.UnimplementedSnapshotMetadataServer
 
 	o Options
+	// controller is the half of the backend that every driver has.
+	controller backend.Controller
 	// What a backend need not have; nil where it has not.
 	snapshots backend.Snapshotter
 	changes   backend.Changes
 	modifier  backend.Modifier
+	placer    backend.Placer
 
 	attached attachLimit
 	inline   *inlineNotes
@@ -80,8 +87,11 @@ type Driver struct {
 
 // New makes a driver. It serves nothing before Run.
 func New(o Options) (*Driver, error) {
-	if o.Name == "" || o.Node == "" || o.Backend == nil {
+	if o.Controller == nil && (o.Name == "" || o.Node == "" || o.Backend == nil) {
 		return nil, errors.New("driver: Name, Node and Backend are needed")
+	}
+	if o.Controller != nil && (o.Name == "" || o.Backend != nil) {
+		return nil, errors.New("driver: with Controller, Name is needed, and Backend cannot be given")
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -97,14 +107,20 @@ func New(o Options) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("driver %s: %w", o.Name, err)
 	}
-	notes, err := openInlineNotes(filepath.Join(filepath.Dir(o.SocketPath), "inline"), o.Log)
-	if err != nil {
-		return nil, fmt.Errorf("driver %s: %w", o.Name, err)
+	d := &Driver{o: o, controller: o.Controller, attached: attachLimit{most: o.MaxVolumes}, metrics: m, serving: make(chan struct{}), patience: slowestReader}
+	if o.Backend != nil {
+		d.controller = o.Backend
+		if d.inline, err = openInlineNotes(filepath.Join(filepath.Dir(o.SocketPath), "inline"), o.Log); err != nil {
+			return nil, fmt.Errorf("driver %s: %w", o.Name, err)
+		}
 	}
-	d := &Driver{o: o, attached: attachLimit{most: o.MaxVolumes}, inline: notes, metrics: m, serving: make(chan struct{}), patience: slowestReader}
-	d.modifier, _ = o.Backend.(backend.Modifier)
-	if d.snapshots, _ = o.Backend.(backend.Snapshotter); d.snapshots != nil {
-		d.changes, _ = o.Backend.(backend.Changes) // between snapshots
+	d.modifier, _ = d.controller.(backend.Modifier)
+	d.placer, _ = d.controller.(backend.Placer)
+	if o.Controller != nil && d.placer == nil {
+		return nil, fmt.Errorf("driver %s: its Controller must be a backend.Placer", o.Name)
+	}
+	if d.snapshots, _ = d.controller.(backend.Snapshotter); d.snapshots != nil {
+		d.changes, _ = d.controller.(backend.Changes) // between snapshots
 	}
 	return d, nil
 }
@@ -113,7 +129,9 @@ func New(o Options) (*Driver, error) {
 func (d *Driver) Register(s grpc.ServiceRegistrar) {
 	csi.RegisterIdentityServer(s, d)
 	csi.RegisterControllerServer(s, d)
-	csi.RegisterNodeServer(s, d)
+	if d.o.Backend != nil {
+		csi.RegisterNodeServer(s, d)
+	}
 	if d.snapshots != nil {
 		csi.RegisterGroupControllerServer(s, d)
 	}
@@ -134,7 +152,9 @@ func (d *Driver) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("driver %s: %w", d.o.Name, err)
 	}
-	d.clearInline(ctx)
+	if d.o.Backend != nil {
+		d.clearInline(ctx)
+	}
 	server := grpc.NewServer(grpc.ChainUnaryInterceptor(d.intercept), grpc.ChainStreamInterceptor(d.interceptStream))
 	d.Register(server)
 	stopped := make(chan struct{})

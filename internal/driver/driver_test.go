@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -320,8 +321,8 @@ func TestModifyLeavesTheRest(t *testing.T) {
 	}
 }
 
-// A segment that is not this node's, or that we do not know, has no capacity.
-func TestHere(t *testing.T) {
+// From a segment that is not this node's, or that we do not know, nothing of this node is reachable.
+func TestReachable(t *testing.T) {
 	d := testDriver(t, &listed{})
 	for name, tc := range map[string]struct {
 		segments map[string]string
@@ -334,18 +335,54 @@ func TestHere(t *testing.T) {
 		"one too many":  {map[string]string{TopologyKey(BlockName): "n", "rack": "1"}, false},
 		"an empty name": {map[string]string{TopologyKey(BlockName): ""}, false},
 	} {
-		if got := d.here(&csi.Topology{Segments: tc.segments}); got != tc.want {
-			t.Errorf("%s: %v", name, got)
-		}
 		want := codes.OK
 		if !tc.want {
 			want = codes.ResourceExhausted
 		}
-		err := d.reachable(&csi.TopologyRequirement{Requisite: []*csi.Topology{{Segments: tc.segments}}})
+		_, err := d.reachable(&csi.TopologyRequirement{Requisite: []*csi.Topology{{Segments: tc.segments}}})
 		if status.Code(err) != want {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// A driver whose volumes are on several nodes leaves the choice to its backend, and refuses what no node can be.
+func TestReachablePlaces(t *testing.T) {
+	d, err := New(Options{Name: BlockName, Controller: &placing{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(nodes ...string) (all []*csi.Topology) {
+		for _, n := range nodes {
+			all = append(all, &csi.Topology{Segments: map[string]string{TopologyKey(BlockName): n}})
+		}
+		return all
+	}
+	elsewhere := &csi.Topology{Segments: map[string]string{"topology.kubernetes.io/zone": "a"}}
+	for name, tc := range map[string]struct {
+		asked *csi.TopologyRequirement
+		want  backend.Place
+		code  codes.Code
+	}{
+		"nothing":                    {nil, backend.Place{}, codes.OK},
+		"one of two, b rather":       {&csi.TopologyRequirement{Requisite: at("a", "b"), Preferred: at("b", "a")}, backend.Place{Requisite: []string{"a", "b"}, Preferred: []string{"b", "a"}}, codes.OK},
+		"b rather, and anywhere":     {&csi.TopologyRequirement{Preferred: at("b")}, backend.Place{Preferred: []string{"b"}}, codes.OK},
+		"a zone, which we know not":  {&csi.TopologyRequirement{Requisite: []*csi.Topology{elsewhere}}, backend.Place{}, codes.ResourceExhausted},
+		"a zone, or b":               {&csi.TopologyRequirement{Requisite: append(at("b"), elsewhere)}, backend.Place{Requisite: []string{"b"}}, codes.OK},
+		"an empty segment: anywhere": {&csi.TopologyRequirement{Requisite: append(at("b"), &csi.Topology{})}, backend.Place{}, codes.OK},
+	} {
+		got, err := d.reachable(tc.asked)
+		if status.Code(err) != tc.code || err == nil && !reflect.DeepEqual(got, tc.want) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
+// placing is a backend of several nodes, as far as requests are read.
+type placing struct{ backend.Controller }
+
+func (placing) CapacityOf(context.Context, string) (backend.Capacity, error) {
+	return backend.Capacity{}, nil
 }
 
 // Ranges are gathered into messages, the first a small one; what ends before the start is left out, and nothing goes

@@ -21,7 +21,7 @@ func (d *Driver) ControllerGetVolumeHealth(ctx context.Context, r *csi.Controlle
 	if err := required("volume_id", r.GetVolumeId()); err != nil {
 		return nil, err
 	}
-	v, err := d.o.Backend.Get(ctx, r.GetVolumeId())
+	v, err := d.controller.Get(ctx, r.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
@@ -30,7 +30,7 @@ func (d *Driver) ControllerGetVolumeHealth(ctx context.Context, r *csi.Controlle
 
 // ControllerListVolumeHealth implements csi.ControllerServer: the volumes that are not well.
 func (d *Driver) ControllerListVolumeHealth(ctx context.Context, r *csi.ControllerListVolumeHealthRequest) (*csi.ControllerListVolumeHealthResponse, error) {
-	volumes, err := d.o.Backend.List(ctx)
+	volumes, err := d.controller.List(ctx)
 	if err != nil {
 		return nil, err
 	}

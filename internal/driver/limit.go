@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -10,51 +11,64 @@ import (
 	"berth.io/berth/internal/backend"
 )
 
-// attachLimit counts the volumes that are attached to this node, so that no more are than NodeGetInfo promises. The
-// scheduler keeps to that number by itself; this is for callers that do not.
+// attachLimit counts the volumes that are attached to each node, so that no more are than NodeGetInfo promises. The scheduler
+// keeps to that number by itself; this is for callers that do not.
 type attachLimit struct {
 	most int64
 
 	mu    sync.Mutex
-	known bool
-	ids   map[string]bool
+	nodes map[string]map[string]bool // node → ids; nil: not known yet
 }
 
-// reserve takes a place for id, or says that there is none. release is to be called when the volume could not be attached.
-func (l *attachLimit) reserve(ctx context.Context, b backend.Controller, id string) (release func(), err error) {
+// reserve takes a place on node for id, or says that there is none. release is to be called when the volume could not be attached.
+func (l *attachLimit) reserve(ctx context.Context, b backend.Controller, id, node string) (release func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.known {
+	if l.nodes == nil {
 		volumes, err := b.List(ctx)
 		if err != nil {
 			return nil, err
 		}
-		l.ids = map[string]bool{}
+		l.nodes = map[string]map[string]bool{}
 		for _, v := range volumes {
-			if len(v.Nodes) > 0 {
-				l.ids[v.ID] = true
+			for _, n := range v.Nodes {
+				l.add(n, v.ID)
 			}
 		}
-		l.known = true
 	}
-	if l.ids[id] {
+	if l.nodes[node][id] {
 		return func() {}, nil
 	}
-	if int64(len(l.ids)) >= l.most {
+	if n := len(l.nodes[node]); int64(n) >= l.most {
 		// ControllerPublishVolume Errors: "Max volumes attached".
-		return nil, status.Errorf(codes.ResourceExhausted, "%d volumes are attached to this node, and no more are allowed: detach one first", len(l.ids))
+		return nil, status.Errorf(codes.ResourceExhausted, "%d volumes are attached to node %s, and no more are allowed: detach one first", n, node)
 	}
-	l.ids[id] = true
+	l.add(node, id)
 	return func() {
 		// Somebody else may have attached it meanwhile.
-		if v, err := b.Get(ctx, id); err != nil || len(v.Nodes) == 0 {
-			l.forget(id)
+		if v, err := b.Get(ctx, id); err != nil || !slices.Contains(v.Nodes, node) {
+			l.forget(id, node)
 		}
 	}, nil
 }
 
-func (l *attachLimit) forget(id string) {
+func (l *attachLimit) add(node, id string) {
+	if l.nodes[node] == nil {
+		l.nodes[node] = map[string]bool{}
+	}
+	l.nodes[node][id] = true
+}
+
+// forget: id is attached to node no longer; to no node when it is empty.
+func (l *attachLimit) forget(id, node string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.ids, id)
+	for n, ids := range l.nodes {
+		if node == "" || node == n {
+			delete(ids, id)
+		}
+		if len(ids) == 0 {
+			delete(l.nodes, n)
+		}
+	}
 }

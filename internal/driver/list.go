@@ -12,7 +12,7 @@ func volumeID(v backend.Volume) string { return v.ID }
 
 // ListVolumes implements csi.ControllerServer.
 func (d *Driver) ListVolumes(ctx context.Context, r *csi.ListVolumesRequest) (*csi.ListVolumesResponse, error) {
-	volumes, err := d.o.Backend.List(ctx)
+	volumes, err := d.controller.List(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +34,7 @@ func (d *Driver) ControllerGetVolume(ctx context.Context, r *csi.ControllerGetVo
 	if err := required("volume_id", r.GetVolumeId()); err != nil {
 		return nil, err
 	}
-	v, err := d.o.Backend.Get(ctx, r.GetVolumeId())
+	v, err := d.controller.Get(ctx, r.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ func (d *Driver) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRe
 
 // NodeGetInfo implements csi.NodeServer.
 func (d *Driver) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
-	return &csi.NodeGetInfoResponse{NodeId: d.o.Node, MaxVolumesPerNode: d.o.MaxVolumes, AccessibleTopology: d.topology()}, nil
+	return &csi.NodeGetInfoResponse{NodeId: d.o.Node, MaxVolumesPerNode: d.o.MaxVolumes, AccessibleTopology: d.topology("")}, nil
 }
 
 // NodeStageVolume implements csi.NodeServer.

@@ -22,7 +22,11 @@ func (d *Driver) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotReques
 	if err := required("name", r.GetName(), "source_volume_id", r.GetSourceVolumeId()); err != nil {
 		return nil, err
 	}
-	if err := d.reachable(r.GetAccessibilityRequirements()); err != nil {
+	place, err := d.reachable(r.GetAccessibilityRequirements())
+	if err != nil {
+		return nil, err
+	}
+	if err := d.sourceIn(ctx, r.GetSourceVolumeId(), place); err != nil {
 		return nil, err
 	}
 	s, err := d.snapshots.CreateSnapshot(ctx, backend.SnapshotRequest{
@@ -38,7 +42,7 @@ func (d *Driver) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotReques
 func (d *Driver) snapshot(s backend.Snapshot) *csi.Snapshot {
 	return &csi.Snapshot{
 		SnapshotId: s.ID, SourceVolumeId: s.VolumeID, SizeBytes: s.SizeBytes, CreationTime: timestamppb.New(s.Taken),
-		ReadyToUse: true, GroupSnapshotId: s.GroupID, AccessibleTopology: []*csi.Topology{d.topology()},
+		ReadyToUse: true, GroupSnapshotId: s.GroupID, AccessibleTopology: []*csi.Topology{d.topology(s.Node)},
 	}
 }
 

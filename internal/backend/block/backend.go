@@ -105,7 +105,7 @@ func (b *Backend) Create(ctx context.Context, r backend.CreateRequest) (backend.
 	if err := b.CheckMutable(r.Mutable); err != nil {
 		return backend.Volume{}, err
 	}
-	id := idFor(r.Name)
+	id := backend.VolumeID(r.Name)
 	if v, err := b.o.Pool.Get(id); err == nil && r.Source != (backend.Source{}) {
 		// Its source may be gone since.
 		if r.FSTypeIsDefault {
@@ -335,7 +335,7 @@ func (b *Backend) attachedTo(id string) []string {
 // Capacity implements backend.Controller.
 func (b *Backend) Capacity(context.Context) (backend.Capacity, error) {
 	c := b.o.Pool.Capacity()
-	return backend.Capacity{Available: c.Available, MaximumVolume: c.Available, MinimumVolume: pool.VolumeQuantum}, nil
+	return backend.Capacity{Total: c.Total, Available: c.Available, MaximumVolume: c.Available, MinimumVolume: pool.VolumeQuantum}, nil
 }
 
 // translate turns the pool's errors into the backend's.

@@ -12,13 +12,13 @@ import (
 
 // CreateGroupSnapshot implements backend.Snapshotter.
 func (b *Backend) CreateGroupSnapshot(ctx context.Context, r backend.GroupSnapshotRequest) (backend.GroupSnapshot, error) {
-	if err := checkSnapshotParameters(r.Parameters); err != nil {
+	if err := CheckSnapshotParameters(r.Parameters); err != nil {
 		return backend.GroupSnapshot{}, err
 	}
 	if len(r.VolumeIDs) == 0 {
 		return backend.GroupSnapshot{}, fmt.Errorf("%w: a group snapshot of no volume", backend.ErrInvalid)
 	}
-	id := groupIDFor(r.Name)
+	id := backend.GroupID(r.Name)
 	// Held in one order by everybody, so that two groups never wait for each other.
 	volumes := slices.Compact(slices.Sorted(slices.Values(r.VolumeIDs)))
 	if g, found, err := b.sameGroup(id, r.Name, volumes); found || err != nil {
@@ -50,7 +50,7 @@ func (b *Backend) CreateGroupSnapshot(ctx context.Context, r backend.GroupSnapsh
 	}
 	requests := make([]pool.TakeRequest, len(volumes))
 	for i, v := range volumes {
-		requests[i] = pool.TakeRequest{ID: memberIDFor(id, v), Name: r.Name, VolumeID: v}
+		requests[i] = pool.TakeRequest{ID: backend.MemberID(id, v), Name: r.Name, VolumeID: v}
 	}
 	if _, err := b.take(ctx, id, r.Name, members, requests...); err != nil {
 		return backend.GroupSnapshot{}, err

@@ -34,8 +34,18 @@ func (b *Backend) CheckMutable(parameters map[string]string) error {
 	return err
 }
 
-// queueOf reads the parameters. What is not named has its default.
+// CheckMutable refuses what no node's backend would take: ErrInvalid. Which schedulers there are, the node's kernel alone knows.
+func CheckMutable(parameters map[string]string) error {
+	_, err := queueFor(parameters, func() ([]string, error) { return []string{parameters[parameterScheduler]}, nil })
+	return err
+}
+
+// queueOf reads the parameters for this node's kernel. What is not named has its default.
 func queueOf(parameters map[string]string) (loop.Queue, error) {
+	return queueFor(parameters, loop.Schedulers)
+}
+
+func queueFor(parameters map[string]string, schedulers func() ([]string, error)) (loop.Queue, error) {
 	var q loop.Queue
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
 		value := parameters[name]
@@ -47,7 +57,7 @@ func queueOf(parameters map[string]string) (loop.Queue, error) {
 			}
 			q.ReadAheadKiB = n
 		case name == parameterScheduler:
-			offered, err := loop.Schedulers()
+			offered, err := schedulers()
 			if err != nil {
 				return q, err
 			}

@@ -1,11 +1,8 @@
 package block
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 
 	"berth.io/berth/internal/backend"
@@ -16,29 +13,16 @@ import (
 // DefaultBytes is the size of a volume for which no size is asked.
 const DefaultBytes = int64(1) << 30
 
-// provisionerName is what the external provisioner calls its volumes. Such a name is used as the id, so that the directory
-// in the pool has the name of the PersistentVolume; any other name is hashed.
-var provisionerName = regexp.MustCompile(`^pvc-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-
-// idFor is a function of the name alone: the same request again, after a crash or from another goroutine, is the same
-// volume.
-func idFor(name string) string {
-	if provisionerName.MatchString(name) {
-		return name
-	}
-	return "vol-" + hashOf(name)
-}
-
-func hashOf(name string) string {
-	sum := sha256.Sum256([]byte(name))
-	return hex.EncodeToString(sum[:16])
-}
-
 // parameterAccess of a StorageClass decides from where volumes can be used. "local" is this node alone.
 const parameterAccess = "access"
 
 // CheckParameters implements backend.Controller.
 func (b *Backend) CheckParameters(parameters map[string]string) error {
+	return CheckParameters(parameters)
+}
+
+// CheckParameters refuses parameters that no node's backend would take: ErrInvalid.
+func CheckParameters(parameters map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
 		switch value := parameters[name]; {
 		case name != parameterAccess:

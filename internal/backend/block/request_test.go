@@ -45,11 +45,11 @@ func FuzzIDFor(f *testing.F) {
 	f.Add("pvc-0a1b2c3d-0000-1111-2222-333344445555")
 	f.Add("../../etc/passwd")
 	f.Fuzz(func(t *testing.T, name string) {
-		id := idFor(name)
+		id := backend.VolumeID(name)
 		if err := pool.ValidID(id); err != nil {
 			t.Errorf("%q: %v", name, err)
 		}
-		if id != name && idFor(id) == id {
+		if id != name && backend.VolumeID(id) == id {
 			t.Errorf("%q and %q have one id", name, id)
 		}
 	})

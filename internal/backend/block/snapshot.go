@@ -5,42 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 
 	"berth.io/berth/internal/backend"
 	"berth.io/berth/internal/block/pool"
 )
 
-// What the external snapshotter calls its snapshots and groups: such a name is used as the id.
-var (
-	snapshotterName      = regexp.MustCompile(`^snapshot-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-	groupSnapshotterName = regexp.MustCompile(`^groupsnapshot-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-)
-
-func snapshotIDFor(name string) string {
-	if snapshotterName.MatchString(name) {
-		return name
-	}
-	return "snap-" + hashOf(name)
-}
-
-func groupIDFor(name string) string {
-	if groupSnapshotterName.MatchString(name) {
-		return name
-	}
-	return "group-" + hashOf(name)
-}
-
-// memberIDFor is the id of a group's snapshot of one volume.
-func memberIDFor(group, volume string) string { return "member-" + hashOf(group+"/"+volume) }
-
 // CreateSnapshot implements backend.Snapshotter.
 func (b *Backend) CreateSnapshot(ctx context.Context, r backend.SnapshotRequest) (backend.Snapshot, error) {
-	if err := checkSnapshotParameters(r.Parameters); err != nil {
+	if err := CheckSnapshotParameters(r.Parameters); err != nil {
 		return backend.Snapshot{}, err
 	}
-	id := snapshotIDFor(r.Name)
+	id := backend.SnapshotID(r.Name)
 	if s, found, err := b.sameSnapshot(id, r); found || err != nil {
 		return s, err
 	}
@@ -156,7 +132,8 @@ func showSnapshots(all []pool.Snapshot) []backend.Snapshot {
 	return out
 }
 
-func checkSnapshotParameters(parameters map[string]string) error {
+// CheckSnapshotParameters refuses parameters that no node's backend would take: ErrInvalid.
+func CheckSnapshotParameters(parameters map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
 		return fmt.Errorf("%w: unknown parameter %q: a VolumeSnapshotClass of this driver has none", backend.ErrInvalid, name)
 	}

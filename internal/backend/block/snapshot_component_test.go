@@ -292,10 +292,10 @@ func TestOneNameForTwoVolumesAtOnce(t *testing.T) {
 	a := s.make(backend.CreateRequest{Name: "a", RequiredBytes: 32 * mib})
 	b := s.make(backend.CreateRequest{Name: "b", RequiredBytes: 32 * mib})
 	s.formats.Wait()
-	for _, group := range []string{"", groupIDFor("s")} {
-		request := pool.TakeRequest{ID: snapshotIDFor("s"), Name: "s", VolumeID: a.ID}
+	for _, group := range []string{"", backend.GroupID("s")} {
+		request := pool.TakeRequest{ID: backend.SnapshotID("s"), Name: "s", VolumeID: a.ID}
 		if group != "" {
-			request.ID = memberIDFor(group, a.ID)
+			request.ID = backend.MemberID(group, a.ID)
 		}
 		h, err := s.holds.Acquire(t.Context(), cmp.Or(group, request.ID), "the first")
 		if err != nil {
