@@ -134,7 +134,8 @@ var callouts = map[string]callout{
 		if err != nil {
 			return Status{}, err
 		}
-		return Status{}, d.Unmount(ctx, dir)
+		warning, err := d.Unmount(ctx, dir)
+		return Status{Message: warning, Warning: warning}, err
 	}},
 	"expandvolume": {4, 4, "<options> <device directory> <new bytes> <old bytes>", mounts, func(ctx context.Context, d Driver, args []string) (Status, error) {
 		o, dir, sizes, err := expansion(args[0], args[1], args[2], args[3])

@@ -43,7 +43,8 @@ type Driver interface {
 	UnmountDevice(ctx context.Context, dir Dir) error
 	UnmountDevicePath(ctx context.Context, device string) error
 	Mount(ctx context.Context, dir Dir, o *Options) error
-	Unmount(ctx context.Context, dir Dir) error
+	// Unmount's warning is for the volume's user: what went well at a price.
+	Unmount(ctx context.Context, dir Dir) (warning string, err error)
 	// ExpandVolume answers the size that the storage has now.
 	ExpandVolume(ctx context.Context, o *Options, dir Dir, newBytes, oldBytes int64) (int64, error)
 	ExpandFS(ctx context.Context, o *Options, device string, dir Dir, newBytes, oldBytes int64) error
@@ -71,7 +72,7 @@ func (Unsupported) MountDevice(context.Context, Dir, string, *Options) error {
 func (Unsupported) UnmountDevice(context.Context, Dir) error        { return ErrNotSupported }
 func (Unsupported) UnmountDevicePath(context.Context, string) error { return ErrNotSupported }
 func (Unsupported) Mount(context.Context, Dir, *Options) error      { return ErrNotSupported }
-func (Unsupported) Unmount(context.Context, Dir) error              { return ErrNotSupported }
+func (Unsupported) Unmount(context.Context, Dir) (string, error)    { return "", ErrNotSupported }
 func (Unsupported) ExpandVolume(context.Context, *Options, Dir, int64, int64) (int64, error) {
 	return 0, ErrNotSupported
 }

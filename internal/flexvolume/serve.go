@@ -17,8 +17,10 @@ import (
 
 // Status is the answer of a call-out (upstream's DriverStatus).
 type Status struct {
-	Status       string        `json:"status"`
-	Message      string        `json:"message,omitempty"`
+	Status  string `json:"status"`
+	Message string `json:"message,omitempty"`
+	// Warning is what the volume's user must hear of although it is a Success. Berth's host makes an event of it; upstream's ignores the key.
+	Warning      string        `json:"warning,omitempty"`
 	Device       string        `json:"device,omitempty"`
 	VolumeName   string        `json:"volumeName,omitempty"`
 	Attached     *bool         `json:"attached,omitempty"`
@@ -52,7 +54,7 @@ func Main(drivers map[string]func() Driver, version string) int {
 
 // answer writes the one object, and says what the exit code is.
 func answer(w io.Writer, s Status) int {
-	s.Message = printable(s.Message)
+	s.Message, s.Warning = printable(s.Message), printable(s.Warning)
 	encode := json.NewEncoder(w) // which writes once, and ends the line
 	encode.SetEscapeHTML(false)
 	if err := encode.Encode(s); err != nil || s.Status != Success {

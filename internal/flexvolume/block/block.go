@@ -125,9 +125,9 @@ func (Driver) UnmountDevicePath(_ context.Context, device string) error {
 }
 
 // Unmount implements flexvolume.Driver.
-func (d Driver) Unmount(ctx context.Context, dir flexvolume.Dir) error {
+func (d Driver) Unmount(ctx context.Context, dir flexvolume.Dir) (string, error) {
 	_, err := d.agent.ask(ctx, wire.Request{Call: wire.Unmount, Path: dir.Path()})
-	return err
+	return "", err
 }
 
 // ExpandVolume implements flexvolume.Driver.

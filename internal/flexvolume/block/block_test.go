@@ -71,7 +71,7 @@ func TestEachCallOutAsksForOneThing(t *testing.T) {
 		"detach":        {func(ctx context.Context) error { return d.Detach(ctx, "pv", "n") }, wire.Request{Call: wire.Detach, Volume: "pv", Node: "n"}},
 		"mountdevice":   {func(ctx context.Context) error { return d.MountDevice(ctx, place, "", volume) }, wire.Request{Call: wire.MountDevice, Volume: "vol-1", Path: placed, FSType: "xfs", ReadOnly: true}},
 		"mount":         {func(ctx context.Context) error { return d.Mount(ctx, place, volume) }, wire.Request{Call: wire.Mount, Volume: "vol-1", Path: placed, FSType: "xfs", ReadOnly: true}},
-		"unmount":       {func(ctx context.Context) error { return d.Unmount(ctx, place) }, wire.Request{Call: wire.Unmount, Path: placed}},
+		"unmount":       {func(ctx context.Context) error { _, err := d.Unmount(ctx, place); return err }, wire.Request{Call: wire.Unmount, Path: placed}},
 		"unmountdevice": {func(ctx context.Context) error { return d.UnmountDevice(ctx, place) }, wire.Request{Call: wire.UnmountDevice, Path: placed}},
 		"expandvolume": {func(ctx context.Context) error {
 			size, err := d.ExpandVolume(ctx, volume, place, 9, 8)
@@ -219,7 +219,7 @@ func TestHowLongACallMayTake(t *testing.T) {
 		if tc.caller > 0 {
 			ctx, cancel = context.WithTimeout(ctx, tc.caller)
 		}
-		err := d.Unmount(ctx, place)
+		_, err := d.Unmount(ctx, place)
 		cancel()
 		if err != nil {
 			t.Errorf("%s: %v", name, err)

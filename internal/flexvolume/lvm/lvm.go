@@ -139,6 +139,7 @@ func (driver) Mount(ctx context.Context, dir flexvolume.Dir, o *flexvolume.Optio
 		return err
 	}
 	if global == nil {
+		_ = d.Close() // who else has it open is looked at
 		return v.mount(ctx, dir, false)
 	}
 	defer global.Close()
@@ -187,6 +188,40 @@ func (v *volume) ready(ctx context.Context) (string, error) {
 	return path, err
 }
 
+// unused refuses a volume that is open and not mounted here: somebody else writes to it, a virtual machine perhaps, and a filesystem with
+// two writers is lost. It is asked before the device is opened here. An inactive volume is nobody's.
+func (v *volume) unused(ctx context.Context) (fsmount.Details, error) {
+	details, err := v.Find(ctx)
+	if err != nil || !details.Open {
+		return details, err
+	}
+	path, active := v.Device()
+	var st unix.Stat_t
+	if !active || unix.Stat(path, &st) != nil {
+		return details, nil // closed and deactivated since
+	}
+	major, minor := int(unix.Major(st.Rdev)), int(unix.Minor(st.Rdev))
+	mounts, err := fsmount.MountsOf(major, minor)
+	if err != nil || len(mounts) > 0 { // whose they are is looked at elsewhere
+		return details, err
+	}
+	users, own := fsmount.UsersOf(major, minor)
+	if len(users) == 0 {
+		again, err := v.Find(ctx)
+		if own || err != nil || !again.Open { // another call of this driver, or udev, which only looks
+			return again, err
+		}
+		users = []string{"the kernel (an export to another machine?)"}
+	}
+	if more := len(users) - usersNamed; more > 0 {
+		users = append(users[:usersNamed], fmt.Sprintf("%d more", more))
+	}
+	return details, fmt.Errorf("%s is open and not mounted here: it is used by %s; it is left alone until they let go of it", v, strings.Join(users, ", "))
+}
+
+// usersNamed bounds the users that an error names.
+const usersNamed = 5
+
 // open opens the volume's device, made and activated.
 func (v *volume) open(ctx context.Context) (*fsmount.Device, error) {
 	path, err := v.ready(ctx)
@@ -198,16 +233,20 @@ func (v *volume) open(ctx context.Context) (*fsmount.Device, error) {
 
 // mount formats the volume if nobody has had it, and mounts it: for all pods of the node, or for one.
 func (v *volume) mount(ctx context.Context, dir flexvolume.Dir, forAll bool) error {
-	d, err := v.open(ctx)
+	path, err := v.ready(ctx)
+	if err != nil {
+		return err
+	}
+	details, err := v.unused(ctx)
+	if err != nil {
+		return err
+	}
+	d, err := fsmount.OpenDevice(path)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
 	if err := foreign(d, dir.Root); err != nil {
-		return err
-	}
-	details, err := v.Find(ctx)
-	if err != nil {
 		return err
 	}
 	fsType, err := d.Format(ctx, v.filesystem, details.Unformatted)
@@ -257,7 +296,8 @@ func (v *volume) is(device string) error {
 }
 
 func (driver) UnmountDevice(ctx context.Context, dir flexvolume.Dir) error {
-	return fsmount.Unmount(ctx, dir.Root, dir.Below)
+	_, err := fsmount.Unmount(ctx, dir.Root, dir.Below) // it warns of servers alone
+	return err
 }
 
 // UnmountDevicePath unmounts the device where a host mounts devices.
@@ -278,20 +318,23 @@ func (driver) UnmountDevicePath(ctx context.Context, device string) error {
 		if err != nil {
 			continue // a pod's
 		}
-		if err := fsmount.Unmount(ctx, dir.Root, dir.Below); err != nil {
+		if _, err := fsmount.Unmount(ctx, dir.Root, dir.Below); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (driver) Unmount(ctx context.Context, dir flexvolume.Dir) error {
+func (driver) Unmount(ctx context.Context, dir flexvolume.Dir) (warning string, err error) {
 	return fsmount.Unmount(ctx, dir.Root, dir.Below)
 }
 
 func (driver) ExpandVolume(ctx context.Context, o *flexvolume.Options, _ flexvolume.Dir, newBytes, _ int64) (int64, error) {
 	v, err := parse(o)
 	if err != nil {
+		return 0, err
+	}
+	if _, err := v.unused(ctx); err != nil {
 		return 0, err
 	}
 	return v.Extend(ctx, newBytes)
@@ -305,6 +348,9 @@ func (driver) ExpandFS(ctx context.Context, o *flexvolume.Options, device string
 		return err
 	}
 	if err := v.is(device); err != nil {
+		return err
+	}
+	if _, err := v.unused(ctx); err != nil {
 		return err
 	}
 	if _, err := v.Extend(ctx, newBytes); err != nil {

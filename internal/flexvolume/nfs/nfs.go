@@ -35,7 +35,7 @@ func (driver) Mount(ctx context.Context, dir flexvolume.Dir, o *flexvolume.Optio
 	return share.Mount(ctx, dir.Root, dir.Below)
 }
 
-func (driver) Unmount(ctx context.Context, dir flexvolume.Dir) error {
+func (driver) Unmount(ctx context.Context, dir flexvolume.Dir) (warning string, err error) {
 	return fsmount.Unmount(ctx, dir.Root, dir.Below)
 }
 

@@ -134,6 +134,8 @@ type Details struct {
 	Bytes int64
 	// Unformatted: it was made here, and no filesystem on it was ever finished.
 	Unformatted bool
+	// Open: somebody has its device open: a mount, a device on top, a process.
+	Open bool
 }
 
 // Find asks LVM. ErrNoGroup, ErrNoVolume.
@@ -152,15 +154,21 @@ func (v LogicalVolume) Find(ctx context.Context) (Details, error) {
 		}
 		return Details{}, err
 	}
+	return v.details(rows[0])
+}
+
+// details reads a row of lvs.
+func (v LogicalVolume) details(row map[string]string) (Details, error) {
+	attr := row["lv_attr"]
 	// lvs(8), lv_attr: pools and their parts, images of mirrors and RAIDs, logs, merging snapshots.
-	if attr := rows[0]["lv_attr"]; attr != "" && strings.ContainsRune("tTdDeiIlpS", rune(attr[0])) {
-		return Details{}, fmt.Errorf("%s is a pool or a part of another volume, not a volume (lv_attr %s)", v, attr)
+	if attr != "" && strings.ContainsRune("tTdDeiIlpS", rune(attr[0])) {
+		return Details{}, fmt.Errorf("%s is a pool or a part of another volume, not a volume (lv_attr %.40q)", v, attr)
 	}
-	size, err := strconv.ParseInt(rows[0]["lv_size"], 10, 64)
-	if err != nil {
-		return Details{}, fmt.Errorf("%s: LVM tells the size %q", v, rows[0]["lv_size"])
+	size, err := strconv.ParseInt(row["lv_size"], 10, 64)
+	if err != nil || size < 0 {
+		return Details{}, fmt.Errorf("%s: LVM tells the size %.40q", v, row["lv_size"])
 	}
-	return Details{Bytes: size, Unformatted: has(rows[0]["lv_tags"], unformatted)}, nil
+	return Details{Bytes: size, Unformatted: has(row["lv_tags"], unformatted), Open: len(attr) > 5 && attr[5] == 'o'}, nil
 }
 
 // Wanted is the volume to make where there is none.
@@ -258,15 +266,28 @@ func report(ctx context.Context, program, section, fields, selection string) ([]
 	if err != nil {
 		return nil, lvmError(err)
 	}
+	rows, err := parseReport(out, section)
+	if err != nil {
+		return nil, fmt.Errorf("the answer of %s: %w", program, err)
+	}
+	return rows, nil
+}
+
+// parseReport reads what LVM's --reportformat json writes (lvmreport(7)): reports, each with rows by section, each value a text.
+func parseReport(out, section string) (rows []map[string]string, err error) {
 	var answer struct {
 		Report []map[string][]map[string]string `json:"report"`
 	}
 	if err := json.Unmarshal([]byte(out), &answer); err != nil {
-		return nil, fmt.Errorf("the answer of %s is no JSON", program)
+		return nil, errors.New("it is not the JSON of LVM's reports")
 	}
-	var rows []map[string]string
 	for _, r := range answer.Report {
-		rows = append(rows, r[section]...)
+		for _, row := range r[section] {
+			if row == nil {
+				return nil, errors.New("a row of it is null")
+			}
+			rows = append(rows, row)
+		}
 	}
 	return rows, nil
 }

@@ -64,7 +64,7 @@ func TestShareAppearsWhole(t *testing.T) {
 		t.Errorf("flags %#x, %v", st.Flags, err)
 	}
 	for range 2 {
-		if err := Unmount(t.Context(), root, "pods/u/v"); err != nil {
+		if _, err := Unmount(t.Context(), root, "pods/u/v"); err != nil {
 			t.Error(err)
 		}
 	}
@@ -117,12 +117,12 @@ func TestShareIsRefused(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := Unmount(t.Context(), root, "d"); !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), "(sleep)") {
+	if _, err := Unmount(t.Context(), root, "d"); !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), "(sleep)") {
 		t.Error(err)
 	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
-	if err := Unmount(t.Context(), root, "d"); err != nil {
+	if _, err := Unmount(t.Context(), root, "d"); err != nil {
 		t.Error(err)
 	}
 }
@@ -145,13 +145,13 @@ func TestLinkIsNotFollowed(t *testing.T) {
 	if err := os.Symlink(filepath.Join(victim, "mounted"), filepath.Join(root, "d")); err != nil {
 		t.Fatal(err)
 	}
-	if err := Unmount(t.Context(), root, "d"); !errors.Is(err, ErrLink) {
+	if _, err := Unmount(t.Context(), root, "d"); !errors.Is(err, ErrLink) {
 		t.Error(err)
 	}
 	if all, _ := mounts(func(m *Mount) bool { return m.Path == filepath.Join(victim, "mounted") }); len(all) != 1 {
 		t.Errorf("unmounted through a link: %+v", all)
 	}
-	if err := Unmount(t.Context(), victim, "mounted"); err != nil {
+	if _, err := Unmount(t.Context(), victim, "mounted"); err != nil {
 		t.Error(err)
 	}
 }
@@ -171,7 +171,7 @@ func TestMountsAtOnce(t *testing.T) {
 	if all, _ := mounts(func(m *Mount) bool { return strings.HasPrefix(m.Path, root) }); len(all) != 1 {
 		t.Errorf("%+v", all)
 	}
-	if err := Unmount(t.Context(), root, "pods/u/v"); err != nil {
+	if _, err := Unmount(t.Context(), root, "pods/u/v"); err != nil {
 		t.Error(err)
 	}
 }
@@ -250,7 +250,7 @@ func TestDeviceLife(t *testing.T) {
 				}
 			}
 			for _, dir := range []string{"pod", "direct", "global"} {
-				if err := Unmount(t.Context(), root, dir); err != nil {
+				if _, err := Unmount(t.Context(), root, dir); err != nil {
 					t.Error(err)
 				}
 			}
@@ -334,7 +334,7 @@ func TestMountPropagates(t *testing.T) {
 	if b, err := os.ReadFile(seen); string(b) != "below" {
 		t.Errorf("%q %v", b, err)
 	}
-	if err := Unmount(t.Context(), root, "pods/u/v"); err != nil {
+	if _, err := Unmount(t.Context(), root, "pods/u/v"); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(seen); !errors.Is(err, os.ErrNotExist) {
@@ -367,7 +367,7 @@ func TestDeviceIsRepaired(t *testing.T) {
 	if filesystem.HasErrors(d.file) {
 		t.Error("the mark is there still")
 	}
-	if err := Unmount(t.Context(), root, "d"); err != nil {
+	if _, err := Unmount(t.Context(), root, "d"); err != nil {
 		t.Error(err)
 	}
 }

@@ -262,3 +262,77 @@ func FuzzParseSize(f *testing.F) {
 		}
 	})
 }
+
+// What comes out of any text that LVM may have written: rows, and of a row a size that is none below zero.
+func FuzzParseReport(f *testing.F) {
+	for _, s := range []string{
+		`{"report":[{"lv":[{"lv_size":"335544320","lv_attr":"-wi-ao----","lv_tags":"berth.unformatted"}]}]}`,
+		`{"report":[{"vg":[{"vg_name":"vg"}]},{"lv":[]}]}`, `{"report":[{"lv":[null]}]}`, `{"report":[{"lv":[{"lv_size":-1}]}]}`,
+		`{"report":[{"lv":[{"lv_size":"-1","lv_attr":"o"}]}]}`, `{"report":null}`, "", "  WARNING: a PV is missing\n{}", `{"report":[{"lv":[{"lv_attr":"twi-aotz--"}]}]}`,
+	} {
+		f.Add(s)
+	}
+	v, err := ParseLogicalVolume("vg", "lv")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, section := range []string{"lv", "vg"} {
+			rows, err := parseReport(s, section)
+			if err != nil && rows != nil {
+				t.Errorf("%q: rows with an error", s)
+			}
+			for _, row := range rows {
+				d, err := v.details(row)
+				if err != nil && (d != Details{} || len(err.Error()) > 400) || d.Bytes < 0 {
+					t.Errorf("%q: %+v, %v", s, d, err)
+				}
+			}
+		}
+	})
+}
+
+// What a pod's author writes for a share of SMB, all at once: what is let through names one share, has no option but those that are allowed,
+// and one line for each credential; what is refused never tells the password.
+func FuzzParseCIFS(f *testing.F) {
+	for _, s := range [][6]string{
+		{"//s/x", "a", "vers=3.0", "u", "p", "d"}, {`\\s\x\y`, "", "guest", "", "", ""}, {"//s/x", "../y", "", "u", "p", ""},
+		{"//s/x", "", "credentials=/etc/shadow", "u", "p", ""}, {"//s/x", "", "uid=1,gid=2,forcegid", "u", "pa,ss\nusername=root", ""},
+		{"//s/x,y", "", "", "u", "p", ""}, {"//s/x", "", "sec=krb5", "", "", ""}, {"//s/x", "", "sec=ntlmssp", "", "secret", ""},
+	} {
+		f.Add(s[0], s[1], s[2], s[3], s[4], s[5], int64(-1), false)
+		f.Add(s[0], s[1], s[2], s[3], s[4], s[5], int64(1000), true)
+	}
+	f.Fuzz(func(t *testing.T, source, subPath, options, username, password, domain string, group int64, readOnly bool) {
+		owner := &group
+		if group < 0 {
+			owner = nil
+		}
+		c, err := ParseCIFS(source, subPath, options, Credentials{username, password, domain}, readOnly, owner)
+		if err != nil {
+			if !errors.Is(err, ErrName) && !errors.Is(err, ErrOption) {
+				t.Errorf("%v is neither ErrName nor ErrOption", err)
+			}
+			if len(password) > 8 && strings.Contains(err.Error(), password) && !strings.Contains(source+subPath+options, password) {
+				t.Errorf("the password is in %q", err)
+			}
+			return
+		}
+		if strings.ContainsAny(c.Source(), ",\"\\\n\x00") || !strings.HasPrefix(c.Source(), "//") || strings.Contains(c.Source()+"/", "/../") ||
+			c.SubPath() != "" && (c.SubPath()[0] == '/' || c.SubPath()[0] == '-' || strings.Contains("/"+c.SubPath()+"/", "/../")) {
+			t.Errorf("%q, %q", c.Source(), c.SubPath())
+		}
+		again, err := parseOptions(strings.Join(c.options, ","), cifsOptions)
+		if err != nil || strings.Join(again, ",") != strings.Join(c.options, ",") {
+			t.Errorf("options %q, %v", c.options, err)
+		}
+		for _, text := range []string{c.credentials.Username, c.credentials.Password, c.credentials.Domain} {
+			if strings.ContainsAny(text, "\n\r\x00") {
+				t.Errorf("a credential with a line of its own: %q", text)
+			}
+		}
+		if readOnly && !c.readOnly {
+			t.Error("read-only was lost")
+		}
+	})
+}

@@ -71,7 +71,7 @@ var errAny = errors.New("any")
 // Make makes what is missing below the root and nothing else; Unmount of what was never there makes nothing.
 func TestMakeDirectories(t *testing.T) {
 	root := t.TempDir()
-	if err := Unmount(t.Context(), root, "pods/u/v"); err != nil {
+	if _, err := Unmount(t.Context(), root, "pods/u/v"); err != nil {
 		t.Error(err)
 	}
 	if entries, _ := os.ReadDir(root); len(entries) != 0 {

@@ -32,56 +32,64 @@ const usersNamed = 5
 
 // Unmount takes away what is mounted at the directory below root. Nothing mounted, or no such directory, is success. A mount in
 // use is an error that names its users; it is never only hidden (MNT_DETACH). A share is written out first, for as long as its server
-// answers; one that is silent is given up: what was not sent is lost, as its absence had decided before.
-func Unmount(ctx context.Context, root, below string) error {
+// answers; one that is silent is given up: what was not sent is lost, as its absence had decided before. Then warning says so: it is for
+// the volume's user, also where there is no error.
+func Unmount(ctx context.Context, root, below string) (warning string, err error) {
 	t, err := Open(root, below)
 	if gone(err) {
-		return nil
+		return "", nil
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer t.Close()
 	m, err := t.Mounted()
 	if err == nil && m == nil { // a mount may be under way
 		held, err := t.lock(ctx, false)
 		if gone(err) {
-			return nil
+			return "", nil
 		}
 		if err != nil {
-			return err
+			return "", err
 		}
 		defer held.Close()
 		m, err = t.Mounted()
 		if err != nil || m == nil {
-			return err
+			return "", err
 		}
 	}
 	for range stacked {
 		if err != nil || m == nil {
-			return err
+			return warning, err
 		}
-		if err := t.unmount(ctx, m); err != nil {
-			return err
+		forced, err := t.unmount(ctx, m)
+		if forced {
+			warning = fmt.Sprintf("the server of %s did not answer for %s, and the unmount was forced: what had been written and not yet sent to it is lost", m.Source, silentAfter)
+		}
+		if err != nil {
+			return warning, err
 		}
 		m, err = t.Mounted()
+		if err != nil {
+			return warning, err
+		}
 	}
-	return fmt.Errorf("%s is mounted over itself more than %d times", t.path, stacked)
+	return warning, fmt.Errorf("%s is mounted over itself more than %d times", t.path, stacked)
 }
 
-// unmount takes away the topmost mount, m.
-func (t *Target) unmount(ctx context.Context, m *Mount) error {
+// unmount takes away the topmost mount, m. forced: requests that waited for its server were made to fail.
+func (t *Target) unmount(ctx context.Context, m *Mount) (forced bool, err error) {
 	if last, err := t.lastOfShare(m); err != nil {
-		return err
+		return false, err
 	} else if last {
 		return t.unmountShare(ctx)
 	}
 	done := t.detach(0)
 	select {
 	case err := <-done:
-		return t.unmounted(err)
+		return false, t.unmounted(err)
 	case <-ctx.Done():
-		return fmt.Errorf("unmount %s: the kernel still writes to it: %w", t.path, ctx.Err())
+		return false, fmt.Errorf("unmount %s: the kernel still writes to it: %w", t.path, ctx.Err())
 	}
 }
 
@@ -112,13 +120,13 @@ func (t *Target) detach(flags int) <-chan error {
 //
 // The questions are put by programs of their own: one that waits for a server can be killed, and then lets go of the mount; a thread of
 // ours could not.
-func (t *Target) unmountShare(ctx context.Context) error {
-	_, err := command.Output(ctx, silentAfter, nil, "stat", "-f", "-c", "%T", t.path)
+func (t *Target) unmountShare(ctx context.Context) (forced bool, err error) {
+	_, err = command.Output(ctx, silentAfter, nil, "stat", "-f", "-c", "%T", t.path)
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("unmount %s: the server does not answer: %w", t.path, ctx.Err())
+		return false, fmt.Errorf("unmount %s: the server does not answer: %w", t.path, ctx.Err())
 	case errors.Is(err, context.DeadlineExceeded):
-		return t.unmounted(t.farewell(ctx, unix.MNT_FORCE)) // it fails the requests that wait for the server
+		return true, t.unmounted(t.farewell(ctx, unix.MNT_FORCE)) // it fails the requests that wait for the server
 	}
 	// Where it fails (the share is gone from the server) the unmount tells more.
 	_ = boundary.Do("fsmount/flush", func() error {
@@ -126,9 +134,9 @@ func (t *Target) unmountShare(ctx context.Context) error {
 		return err
 	})
 	if ctx.Err() != nil {
-		return fmt.Errorf("unmount %s: the server still takes what was written: %w", t.path, ctx.Err())
+		return false, fmt.Errorf("unmount %s: the server still takes what was written: %w", t.path, ctx.Err())
 	}
-	return t.unmounted(t.farewell(ctx, 0))
+	return false, t.unmounted(t.farewell(ctx, 0))
 }
 
 // farewell unmounts. Success is that the mount is gone from the table.

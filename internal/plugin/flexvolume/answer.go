@@ -33,6 +33,8 @@ type answer struct {
 	Attached     bool          `json:"attached"`
 	NewSize      int64         `json:"volumeNewSize"` // bytes
 	Capabilities *Capabilities `json:"capabilities"`
+	// Warning is what a driver of ours says of an unmount that went well at a price (internal/flexvolume, Status).
+	Warning string `json:"warning"`
 }
 
 // Capabilities are what a driver says of itself when it is asked to init. What it leaves out has upstream's default.

@@ -15,7 +15,7 @@ func TestParseAnswer(t *testing.T) {
 		"success":                        {`{"status":"Success"}`, answer{Status: "Success"}, ""},
 		"a blank line around it":         {"\n {\"status\":\"Success\"}\n\n", answer{Status: "Success"}, ""},
 		"keys in another case":           {`{"Status":"Success","Device":"/dev/x"}`, answer{Status: "Success", Device: "/dev/x"}, ""},
-		"every field":                    {`{"status":"Success","message":"m","device":"d","volumeName":"n","attached":true,"volumeNewSize":7}`, answer{"Success", "m", "d", "n", true, 7, nil}, ""},
+		"every field":                    {`{"status":"Success","message":"m","device":"d","volumeName":"n","attached":true,"volumeNewSize":7,"warning":"w"}`, answer{Status: "Success", Message: "m", Device: "d", VolumeName: "n", Attached: true, NewSize: 7, Warning: "w"}, ""},
 		"unknown fields":                 {`{"status":"Success","more":{"a":[1]}}`, answer{Status: "Success"}, ""},
 		"no status":                      {`{}`, answer{}, ""},
 		"nothing":                        {"", answer{}, "answered nothing"},

@@ -164,3 +164,23 @@ func TestWhyAProgramDoesNotStart(t *testing.T) {
 		}
 	}
 }
+
+// FuzzStartProblem: whatever stands in the file of a driver, why it does not start is told in one line that can be an event.
+func FuzzStartProblem(f *testing.F) {
+	for _, s := range []string{"", "#!", "#!/no/such/interpreter -x\n", "#! \t\x00\n", "#!/bin/\x1b[31msh\n", "\x7fELF", "\x7fELF\x02\x01\x01\x00", "MZ", "#!" + strings.Repeat("a", 300)} {
+		f.Add([]byte(s))
+	}
+	errs := []error{syscall.ENOEXEC, syscall.ENOENT, syscall.ETXTBSY, syscall.E2BIG, syscall.EACCES}
+	f.Fuzz(func(t *testing.T, program []byte) {
+		path := filepath.Join(t.TempDir(), "driver")
+		if err := os.WriteFile(path, program, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range errs {
+			said := startProblem(path, &os.PathError{Op: "fork/exec", Path: path, Err: err})
+			if said == "" || len(said) > len(path)+400 || said != oneLine(said, 4096) {
+				t.Errorf("%v of %q: %q", err, program, said)
+			}
+		}
+	})
+}

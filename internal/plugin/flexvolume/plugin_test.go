@@ -475,3 +475,35 @@ func TestTheLongestName(t *testing.T) {
 	}
 	nothingBelow(t, r.data)
 }
+
+// What a driver warns of although it succeeded, a forced unmount above all, becomes an event, once for each unmount, without what could be
+// another line. Nothing to warn of, or a message alone, is no event.
+func TestWarnings(t *testing.T) {
+	r := newRig(t)
+	r.recorder("foo/cifs")
+	r.answer("init", `{"status":"Success","capabilities":{"attach":false}}`)
+	r.run()
+	r.event("FlexVolumeDriverLoaded")
+	v := inPod("foo/cifs", "data")
+	for _, answered := range []struct{ json, want string }{
+		{`{"status":"Success","message":"all is well"}`, ""},
+		{`{"status":"Success","message":"m","warning":"the unmount was forced:\nwhat had been written is lost"}`,
+			"Warning FlexVolumeDriverWarning unmount of FlexVolume driver foo/cifs for volume data: the unmount was forced: what had been written is lost"},
+	} {
+		r.answer("unmount", answered.json)
+		if _, err := r.Publish(t.Context(), plugin.PublishRequest{Volume: v}); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Unpublish(t.Context(), plugin.UnpublishRequest{PodUID: "u1", SpecName: "data", Volume: v}); err != nil {
+			t.Fatal(err)
+		}
+		said := ""
+		select {
+		case said = <-r.events.Events:
+		default:
+		}
+		if said != answered.want {
+			t.Errorf("%s: said %q, want %q", answered.json, said, answered.want)
+		}
+	}
+}

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 
+	v1 "k8s.io/api/core/v1"
+
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/host/mountpoint"
 	"berth.io/berth/internal/plugin"
@@ -130,7 +132,8 @@ func (p *Plugin) unpublish(ctx context.Context, name string, r plugin.UnpublishR
 	switch {
 	case err == nil:
 		err = boundary.Do("flexvolume/unmount", func() error {
-			_, err := d.call(ctx, of, callUnmount, redactor{}, target)
+			a, err := d.call(ctx, of, callUnmount, redactor{}, target)
+			p.warn(d, of, callUnmount, a)
 			return err
 		})
 		if errors.Is(err, errNotSupported) {
@@ -166,6 +169,16 @@ func (p *Plugin) tolerate(ctx context.Context, target string, mounted bool, err 
 	delete(p.refusals, target)
 	p.log.Warn("a FlexVolume driver fails to unmount what is not mounted; going on", "path", target, "refused", toleratedRefusals, "err", err)
 	return nil
+}
+
+// warn makes an event of what a driver warns of.
+func (p *Plugin) warn(d *driver, of subject, call callOut, a answer) {
+	if a.Warning == "" {
+		return
+	}
+	text := fmt.Sprintf("%s of FlexVolume driver %s for volume %s: %s", call, d.name, of.volume, oneLine(a.Warning, messageLimit))
+	p.log.Warn("a FlexVolume driver warns", "driver", d.name, "volume", of.volume, "warning", oneLine(a.Warning, messageLimit))
+	p.table.tell(v1.EventTypeWarning, "FlexVolumeDriverWarning", text)
 }
 
 func (p *Plugin) removeTarget(target, recordPath string) error {

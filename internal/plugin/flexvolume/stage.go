@@ -169,7 +169,8 @@ func (p *Plugin) Unstage(ctx context.Context, r plugin.UnstageRequest) error {
 	switch {
 	case err == nil:
 		err = boundary.Do("flexvolume/unmount-device", func() error {
-			_, err := d.call(ctx, of, callUnmountDevice, redactor{}, path)
+			a, err := d.call(ctx, of, callUnmountDevice, redactor{}, path)
+			p.warn(d, of, callUnmountDevice, a)
 			return err
 		})
 		if errors.Is(err, errNotSupported) {

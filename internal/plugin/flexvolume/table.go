@@ -235,18 +235,19 @@ var errUnchanged = errors.New("unchanged")
 func (t *table) examined(e *entry, f found, d *driver, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	again := false
 	defer func() {
 		e.probing = false
 		close(e.done)
-		if e.again {
-			t.probeLocked(e)
+		if e.again || again {
+			t.probeLocked(t.entry(e.base)) // of a directory that was forgotten this is another entry
 		}
 	}()
 	if t.ctx.Err() != nil || errors.Is(err, errUnchanged) {
 		return
 	}
 	if f.nothing {
-		t.vanished(e)
+		again = t.vanished(e)
 		return
 	}
 	before, reason := e.driver, ""
@@ -321,21 +322,24 @@ func (e *entry) stopTimers() {
 	}
 }
 
-// vanished forgets a directory.
-func (t *table) vanished(e *entry) {
+// vanished forgets a directory. again: an event of it has come since the look, so it may be there by now; the timer that would have
+// looked belongs to the entry that is forgotten.
+func (t *table) vanished(e *entry) (again bool) {
 	delete(t.entries, e.base)
+	again = e.timer != nil && e.timer.Stop()
 	e.stopTimers()
 	if e.name == "" {
-		return
+		return again
 	}
 	t.absent[e.name] = time.Now()
 	if e.driver == nil {
-		return
+		return again
 	}
 	e.driver = nil
 	t.wakeAfterGrace(e.name)
 	t.log.Warn("FlexVolume driver was removed", "driver", e.name, "dir", t.root)
 	t.tell(v1.EventTypeWarning, "FlexVolumeDriverRemoved", fmt.Sprintf("FlexVolume driver %s was removed from %s", e.name, t.root))
+	return again
 }
 
 // wakeAfterGrace lets those look again who have volumes of a driver that is gone: then they may be unmounted without it.

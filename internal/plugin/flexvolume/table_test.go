@@ -405,3 +405,37 @@ func TestProbe(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestBackBeforeItWasForgotten: a driver is removed, and is there again between the look that found nothing and the note of it. Its event
+// came in between: it must not be lost with what was known of the directory.
+func TestBackBeforeItWasForgotten(t *testing.T) {
+	for name, event := range map[string]func(*table, *entry){
+		"the event waits to be looked at":   func(tb *table, e *entry) { tb.changed(e.base) },
+		"the event asked for another probe": func(tb *table, e *entry) { tb.probe(e.base) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			if err := os.MkdirAll(r.dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			r.table.start(t.Context()) // and no watch, whose events would hide a lost one
+			t.Cleanup(r.table.stop)
+			const base = "k8s~nfs"
+			r.table.mu.Lock()
+			e := r.table.entry(base)
+			e.name, e.probing, e.done = "k8s/nfs", true, make(chan struct{})
+			r.table.mu.Unlock()
+			f, err := look(r.dir, base)
+			if !f.nothing {
+				t.Fatalf("%+v, %v", f, err)
+			}
+			r.install("k8s/nfs", greets)
+			event(r.table, e)
+			r.table.examined(e, f, nil, err)
+			r.until("k8s/nfs", "")
+			if d, err := r.table.get(t.Context(), "k8s/nfs"); err != nil || d.caps.Attach {
+				t.Errorf("%+v, %v", d, err)
+			}
+		})
+	}
+}

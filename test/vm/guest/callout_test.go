@@ -22,11 +22,11 @@ const kubelet = "/var/lib/kubelet"
 
 // answer is what a driver said.
 type answer struct {
-	Status, Message, Device, VolumeName string
-	Attached                            bool
-	VolumeNewSize                       int64
-	Capabilities                        map[string]bool
-	took                                time.Duration
+	Status, Message, Warning, Device, VolumeName string
+	Attached                                     bool
+	VolumeNewSize                                int64
+	Capabilities                                 map[string]bool
+	took                                         time.Duration
 }
 
 // callDeadline bounds a call-out: longer than the driver's own bounds.

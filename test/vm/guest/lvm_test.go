@@ -4,6 +4,7 @@ package guest
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -288,4 +289,55 @@ func TestLVMKilled(t *testing.T) {
 		succeeds(t, "lvm", "unmountdevice", global)
 		remove(t, "killed")
 	}
+}
+
+// A volume that somebody else has open, a virtual machine or a device on top: it is neither formatted, mounted nor grown, and the error says
+// who it is. What has nothing mounted is unmounted without touching it.
+func TestLVMOpenElsewhere(t *testing.T) {
+	started(t, group)
+	const id = "guest"
+	o := options(lvmOptions(id, "size", "320m"))
+	global, dir := deviceDir(id), podDir(t, "lvm")
+	succeeds(t, "lvm", "waitforattach", device(id), o)
+	for name, hold := range map[string]func(t *testing.T) (words string, release func()){
+		"a process": func(t *testing.T) (string, func()) {
+			cmd := exec.Command("sh", "-c", "exec 3<>"+device(id)+"; echo; exec sleep 1000")
+			out, err := cmd.StdoutPipe()
+			if err == nil {
+				err = cmd.Start()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := out.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			return "(sleep)", func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
+		},
+		"a loop device on top": func(t *testing.T) (string, func()) {
+			loop := strings.TrimSpace(run(t, "losetup", "--find", "--show", device(id)))
+			return loop, func() { run(t, "losetup", "--detach", loop) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			words, release := hold(t)
+			released := sync.OnceFunc(release)
+			defer released()
+			fails(t, words, "lvm", "mountdevice", global, device(id), o)
+			fails(t, words, "lvm", "mount", dir, o)
+			fails(t, words, "lvm", "expandvolume", o, global, itoa(448<<20), itoa(320<<20))
+			fails(t, words, "lvm", "expandfs", o, device(id), global, itoa(448<<20), itoa(320<<20))
+			succeeds(t, "lvm", "unmountdevice", global)
+			succeeds(t, "lvm", "unmount", dir)
+			succeeds(t, "lvm", "unmountdevice", device(id))
+			if size, tags := lvs(t, "lv_size", id), lvs(t, "lv_tags", id); size != itoa(320<<20) || tags != "berth.unformatted" {
+				t.Errorf("size %s, tags %s", size, tags)
+			}
+			released()
+		})
+	}
+	succeeds(t, "lvm", "mountdevice", global, device(id), o)
+	isMounted(t, global, device(id), "ext4", "rw")
+	succeeds(t, "lvm", "unmountdevice", global)
+	remove(t, id)
 }

@@ -241,6 +241,12 @@ func TestNFSServerGoesSilent(t *testing.T) {
 		t.Errorf("took %s", a.took)
 	}
 	notMounted(t, dir)
+	if !strings.Contains(a.Warning, "the unmount was forced: what had been written and not yet sent to it is lost") || a.Message != a.Warning {
+		t.Errorf("warning %q, message %q", a.Warning, a.Message)
+	}
+	if a := succeeds(t, "nfs", "unmount", dir); a.Warning != "" {
+		t.Errorf("warned of nothing: %q", a.Warning)
+	}
 }
 
 func await(t *testing.T, what string, is func() bool) {
