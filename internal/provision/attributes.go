@@ -98,6 +98,9 @@ func (a *attributes) classCame(class *storagev1.VolumeAttributesClass) {
 
 // driverCame looks again at the claims on a driver's volumes that want another class.
 func (a *attributes) driverCame() {
+	if a == nil {
+		return
+	}
 	for _, name := range a.m.claimIndex.ListIndexFuncValues(byWantedAttributes) {
 		found, _ := a.m.claimIndex.IndexKeys(byWantedAttributes, name)
 		for _, key := range found {

@@ -57,7 +57,7 @@ func (r *role) newCapacities() *capacities {
 	c.controller = capacity.NewCentralCapacityController(csi.NewControllerClient(r.conn), r.driver.Name,
 		capacity.NewV1ClientFactory(m.opts.Client), queue, nil, capacityManager, m.opts.Namespace, c.topology,
 		capturing(r.scope, f.Storage().V1().StorageClasses(), r.scope.ownClass, func(h cache.ResourceEventHandler) { classHandler = h }),
-		through(r.scope, f.Storage().V1().CSIStorageCapacities(), own),
+		through(r.scope, m.opts.CapacityInformers.Storage().V1().CSIStorageCapacities(), own),
 		m.opts.CapacityPoll, true, m.opts.RPCTimeout)
 	c.refresh = func() {
 		classes, _ := m.classes.List(labels.Everything())

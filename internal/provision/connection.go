@@ -38,7 +38,14 @@ func (r *role) call(ctx context.Context, method string, req, reply any, cc *grpc
 	defer done()
 	noteAsked(ctx, req)
 	start := time.Now()
-	err := bounded(req, func() error { return invoke(ctx, method, req, reply, cc, opts...) })
+	err := bounded(req, func() error {
+		if may := r.m.opts.MayAct; may != nil && changes(req) {
+			if err := may(); err != nil {
+				return status.Error(codes.Unavailable, err.Error())
+			}
+		}
+		return invoke(ctx, method, req, reply, cc, opts...)
+	})
 	if err == nil {
 		err = validate(req, reply)
 	}
@@ -71,6 +78,17 @@ func bounded(req any, rpc func() error) error {
 		return boundary.Do("provision/delete-group-snapshot", rpc)
 	}
 	return rpc()
+}
+
+// changes says whether an RPC changes something: those that bounded knows.
+func changes(req any) bool {
+	switch req.(type) {
+	case *csi.CreateVolumeRequest, *csi.DeleteVolumeRequest, *csi.ControllerPublishVolumeRequest, *csi.ControllerUnpublishVolumeRequest,
+		*csi.ControllerExpandVolumeRequest, *csi.ControllerModifyVolumeRequest, *csi.CreateSnapshotRequest, *csi.DeleteSnapshotRequest,
+		*csi.CreateVolumeGroupSnapshotRequest, *csi.DeleteVolumeGroupSnapshotRequest:
+		return true
+	}
+	return false
 }
 
 // subject names what an RPC is about, for whoever waits for it.

@@ -173,9 +173,22 @@ func start(t *testing.T, objects ...runtime.Object) *world {
 // startOn is start on an API whose reactions are set: that must happen before anything asks it.
 func startOn(t *testing.T, api *fake.Clientset) *world {
 	t.Helper()
+	return run(t, api, func(*Options) {})
+}
+
+// startWith is start with other options.
+func startWith(t *testing.T, change func(*Options), objects ...runtime.Object) *world {
+	t.Helper()
+	return run(t, fake.NewClientset(objects...), change)
+}
+
+func run(t *testing.T, api *fake.Clientset, change func(*Options)) *world {
+	t.Helper()
 	f := informers.NewSharedInformerFactory(api, 0)
-	m, err := New(Options{Client: api, Informers: f, Workers: 4, RPCTimeout: 2 * time.Second, Namespace: "berth-system",
-		Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	o := Options{Client: api, Informers: f, Workers: 4, RPCTimeout: 2 * time.Second, Namespace: "berth-system",
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	change(&o)
+	m, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,7 @@ func (r *role) newLanes() *lanes {
 		}
 		timeout := m.opts.RPCTimeout
 		return attctl.NewCSIHandler(m.opts.Client, r.driver.Name, attacher.NewAttacher(r.conn), nil,
-			m.volumes, m.csiNodes, m.attachments, &timeout, r.publishesReadOnly, r.singleNodeMultiWriter, csitrans.New(), "")
+			m.volumes, m.csiNodes, m.attachments, &timeout, r.publishesReadOnly, r.singleNodeMultiWriter, csitrans.New(), m.opts.DefaultFSType)
 	}
 	controller := func(deleted bool, keepVolume func(any) bool) *attctl.CSIAttachController {
 		keep := func(o any) bool {

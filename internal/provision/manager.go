@@ -45,10 +45,26 @@ type Options struct {
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 	Node    string
+	// Without are the roles that this process has not; another one may have them.
+	Without []Role
+	// WithoutGroups leaves group snapshots alone where the API has their kinds.
+	WithoutGroups bool
 	// Namespace of the CSIStorageCapacity objects; empty: none are kept.
 	Namespace string
-	// Workers per driver and kind of work; 16 when 0.
+	// CapacityInformers show the CSIStorageCapacity objects of Namespace; Informers when nil. The manager starts them.
+	CapacityInformers informers.SharedInformerFactory
+	// Workers per driver and kind of work; 16 when 0. Work that is rare has a quarter of them.
 	Workers int
+	// MayAct is asked before every RPC that changes something: an error is the RPC's. Nil: always.
+	MayAct func() error
+
+	// What drivers are told with the requests, as the sidecars' flags of these names. Zero: as the sidecars' defaults.
+	ExtraCreateMetadata       bool   // the names of claim, volume and snapshot as parameters
+	ExtraModifyMetadata       bool   // the names of claim and volume with a change of attributes
+	DefaultFSType             string // where the class names none
+	StrictTopology            bool   // only the selected node's topology
+	NoImmediateTopology       bool   // no topology for claims that are bound at once
+	ControllerPublishReadOnly bool   // a volume of ReadOnlyMany claims alone is attached for reading
 	// RPCTimeout bounds every RPC to a driver; 15 s when 0, as the sidecars'.
 	RPCTimeout time.Duration
 	// CapacityPoll is the safety net for drivers whose capacity changes without their saying so; 10 minutes when 0.
@@ -74,7 +90,8 @@ type Manager struct {
 	intents   *intents
 	kinds     *snapshotKinds            // nil without snapshots
 	snapshots atomic.Pointer[snapshots] // nil until the API serves them
-	modify    *attributes
+	modify    *attributes               // nil without the role
+	laneWaits *laneWaits                // nil without the attach role
 	holders   holders
 
 	claims      corelisters.PersistentVolumeClaimLister
@@ -107,8 +124,14 @@ func New(o Options) (*Manager, error) {
 	if o.Client == nil || o.Informers == nil {
 		return nil, errors.New("provision: Client and Informers are needed")
 	}
+	if err := checkRoles(o.Without); err != nil {
+		return nil, err
+	}
 	if o.Workers == 0 {
 		o.Workers = 16
+	}
+	if o.CapacityInformers == nil {
+		o.CapacityInformers = o.Informers
 	}
 	if o.RPCTimeout == 0 {
 		o.RPCTimeout = 15 * time.Second
@@ -141,13 +164,25 @@ func New(o Options) (*Manager, error) {
 	m.synced = []cache.InformerSynced{
 		core.PersistentVolumeClaims().Informer().HasSynced, core.PersistentVolumes().Informer().HasSynced, core.Nodes().Informer().HasSynced,
 		storage.StorageClasses().Informer().HasSynced, storage.CSINodes().Informer().HasSynced, storage.VolumeAttachments().Informer().HasSynced,
-		storage.VolumeAttributesClasses().Informer().HasSynced,
 	}
 	if err := m.index(); err != nil {
 		return nil, err
 	}
-	if m.modify, err = newAttributes(m); err != nil {
-		return nil, err
+	if m.has(Modify) {
+		m.synced = append(m.synced, storage.VolumeAttributesClasses().Informer().HasSynced)
+		if m.modify, err = newAttributes(m); err != nil {
+			return nil, err
+		}
+	}
+	if m.has(Attach) {
+		if m.laneWaits, err = newLaneWaits(m); err != nil {
+			return nil, err
+		}
+	}
+	if o.Metrics != nil {
+		if err := o.Metrics.Register(loads{m}); err != nil {
+			return nil, err
+		}
 	}
 	m.intents = newIntents(m)
 	onClaim, onVolume := m.intents.handlers()
@@ -203,12 +238,21 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	m.waiting = nil
 	m.mu.Unlock()
-	m.wg.Go(func() { m.intents.run(ctx, 4) })
-	if m.kinds != nil {
-		m.wg.Go(func() { m.kinds.run(ctx) })
-		m.wg.Go(func() { m.serveSnapshots(ctx) })
+	if m.has(Provision) {
+		m.wg.Go(func() { m.intents.run(ctx, m.few()) })
 	}
-	m.wg.Go(func() { work(ctx, m.modify.queue, 1, m.modify.settle) })
+	if m.kinds != nil && (m.has(Provision) || m.has(Snapshot) || m.has(SnapshotController)) {
+		m.wg.Go(func() { m.kinds.run(ctx) })
+		if m.has(Provision) || m.has(SnapshotController) {
+			m.wg.Go(func() { m.serveSnapshots(ctx) })
+		}
+	}
+	if m.laneWaits != nil {
+		m.wg.Go(func() { work(ctx, m.laneWaits.queue, 1, m.laneWaits.tell) })
+	}
+	if m.modify != nil {
+		m.wg.Go(func() { work(ctx, m.modify.queue, 1, m.modify.settle) })
+	}
 	<-ctx.Done()
 	m.mu.Lock()
 	m.running = false
@@ -219,6 +263,16 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	m.wg.Wait()
 	return nil
+}
+
+// Synced says whether the manager has seen all that it works from.
+func (m *Manager) Synced() bool {
+	for _, synced := range m.synced {
+		if !synced() {
+			return false
+		}
+	}
+	return true
 }
 
 // AddDriver serves a driver that registered on the node. It returns at once: a driver that does not answer holds up
@@ -310,7 +364,7 @@ func (m *Manager) Holders() []Holder { return m.holders.list() }
 // driver is not served here, does not publish, or the node's id is not known yet.
 func (m *Manager) NewAttachment(driver, node string) (finalizers []string, annotations map[string]string) {
 	r := m.role(driver)
-	if r == nil || !r.ready() || !r.publishes {
+	if r == nil || !r.ready() || !r.publishes || !m.has(Attach) {
 		return nil, nil
 	}
 	n, err := m.csiNodes.Get(node)
@@ -327,6 +381,9 @@ func (m *Manager) NewAttachment(driver, node string) (finalizers []string, annot
 
 // annNodeID is external-attacher's.
 const annNodeID = "csi.alpha.kubernetes.io/node-id"
+
+// few are the workers for what is rare.
+func (m *Manager) few() int { return max(1, m.opts.Workers/4) }
 
 func (m *Manager) role(driver string) *role {
 	m.mu.Lock()

@@ -72,7 +72,7 @@ func (p *provisioner) Provision(ctx context.Context, o libprov.ProvisionOptions)
 		p.outcome(o, a, before.outcome, state, err)
 	}()
 	pv, state, err = p.Provisioner.Provision(context.WithValue(ctx, askedKey{}, &a), o)
-	if err == nil && p.r.publishes {
+	if err == nil && p.r.publishes && p.r.m.has(Attach) {
 		// The attacher puts this finalizer on before its first ControllerPublishVolume; from the start it costs no
 		// write of its own.
 		pv.Finalizers = append(pv.Finalizers, attctl.GetFinalizerName(p.r.driver.Name))

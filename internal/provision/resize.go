@@ -34,13 +34,17 @@ func (r *role) newExpansion() (*expansion, error) {
 	client := &resizeClient{conn: r.conn, plugin: r.pluginCaps, controller: r.controllerCaps}
 	f := factory{SharedInformerFactory: m.opts.Informers, scope: r.scope}
 	x := &expansion{}
-	if rz, err := resizer.NewResizerFromClient(client, m.opts.RPCTimeout, m.opts.Client, r.driver.Name); err == nil {
-		x.resize = resctl.NewResizeController(r.driver.Name, tracedResizer{rz, r}, m.opts.Client, 0, f, retries(), true, retrySlowly)
-	} else if err != resizer.ResizeNotSupportErr {
-		return nil, err
+	if m.has(Resize) {
+		rz, err := resizer.NewResizerFromClient(client, m.opts.RPCTimeout, m.opts.Client, r.driver.Name)
+		switch {
+		case err == nil:
+			x.resize = resctl.NewResizeController(r.driver.Name, tracedResizer{rz, r}, m.opts.Client, 0, f, retries(), true, retrySlowly)
+		case err != resizer.ResizeNotSupportErr:
+			return nil, err
+		}
 	}
-	if r.controllerCaps[csi.ControllerServiceCapability_RPC_MODIFY_VOLUME] {
-		md, err := modifier.NewModifierFromClient(client, m.opts.RPCTimeout, m.opts.Client, f, false, r.driver.Name)
+	if r.controllerCaps[csi.ControllerServiceCapability_RPC_MODIFY_VOLUME] && m.has(Modify) {
+		md, err := modifier.NewModifierFromClient(client, m.opts.RPCTimeout, m.opts.Client, f, m.opts.ExtraModifyMetadata, r.driver.Name)
 		if err != nil {
 			return nil, err
 		}

@@ -123,25 +123,34 @@ func (r *role) start(ctx context.Context, wg *sync.WaitGroup) (err error) {
 			return err
 		}
 	}
-	lanes := r.newLanes()
+	var lanes *lanes
+	if r.m.has(Attach) {
+		lanes = r.newLanes()
+	}
 	var provision *libprov.ProvisionController
 	if has(csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME) {
-		if has(csi.ControllerServiceCapability_RPC_GET_CAPACITY) && r.m.opts.Namespace != "" {
+		if has(csi.ControllerServiceCapability_RPC_GET_CAPACITY) && r.m.opts.Namespace != "" && r.m.has(Capacity) {
 			r.capacity = r.newCapacities()
-			roles = append(roles, "capacity")
+			roles = append(roles, string(Capacity))
 		}
-		provision = r.newProvision(ctx, wg)
-		roles = append(roles, "provision")
+		if r.m.has(Provision) {
+			provision = r.newProvision(ctx, wg)
+			roles = append(roles, string(Provision))
+		}
 	}
-	r.m.opts.Informers.Start(r.m.ctx.Done()) // informers that only this driver needs
+	// Informers that only this driver needs.
+	r.m.opts.Informers.Start(r.m.ctx.Done())
+	r.m.opts.CapacityInformers.Start(r.m.ctx.Done())
 
-	lanes.run(ctx, workers, wg)
-	roles = append(roles, "attach")
+	if lanes != nil {
+		lanes.run(ctx, workers, wg)
+		roles = append(roles, string(Attach))
+	}
 	if expansion != nil {
-		expansion.run(ctx, min(workers, 4), wg)
+		expansion.run(ctx, r.m.few(), wg)
 		roles = append(roles, expansion.roles()...)
 	}
-	if r.m.kinds != nil && r.takesSnapshots {
+	if r.m.kinds != nil && r.takesSnapshots && r.m.has(Snapshot) {
 		wg.Go(func() { r.m.kinds.during(ctx, r.driver.Name, r.serveSnapshots) })
 	}
 	r.capacity.run(ctx, wg)
@@ -161,7 +170,7 @@ func (r *role) serveSnapshots(ctx context.Context, have kinds, s *scope, wg *syn
 	have.group = have.group && r.takesGroups
 	side := r.newSnapshotSidecar(have.group, s)
 	r.m.opts.SnapInformers.Start(r.m.ctx.Done())
-	side.run(ctx, min(r.m.opts.Workers, 4), wg)
+	side.run(ctx, r.m.few(), wg)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.status.Roles = slices.DeleteFunc(r.status.Roles, func(name string) bool { return name == snapshotRole })
@@ -172,7 +181,7 @@ func (r *role) serveSnapshots(ctx context.Context, have kinds, s *scope, wg *syn
 }
 
 const (
-	snapshotRole      = "snapshot"
+	snapshotRole      = string(Snapshot)
 	groupSnapshotRole = "group-snapshot"
 )
 
@@ -219,8 +228,9 @@ func (r *role) ask(ctx context.Context) error {
 func (r *role) newProvision(ctx context.Context, wg *sync.WaitGroup) *libprov.ProvisionController {
 	m, f := r.m, r.m.opts.Informers
 	inner := provctl.NewCSIProvisioner(m.opts.Client, m.opts.RPCTimeout, r.driver.Name, "pvc", -1, r.conn, m.opts.Snap, r.driver.Name,
-		r.pluginCaps, r.controllerCaps, "", false, true, csitrans.New(), m.classes, m.csiNodes, m.nodes, m.claims,
-		nil /* attachments: provisioner.ShouldDelete looks by index */, nil, false, "", nil, false, true, provctl.NewInMemoryStore())
+		r.pluginCaps, r.controllerCaps, "", m.opts.StrictTopology, !m.opts.NoImmediateTopology, csitrans.New(), m.classes, m.csiNodes, m.nodes, m.claims,
+		nil /* attachments: provisioner.ShouldDelete looks by index */, nil, m.opts.ExtraCreateMetadata, m.opts.DefaultFSType, nil,
+		m.opts.ControllerPublishReadOnly, true, provctl.NewInMemoryStore())
 	c := libprov.NewProvisionController(ctx, m.opts.Client, r.driver.Name, &provisioner{inner, r},
 		libprov.LeaderElection(false),
 		libprov.FailedProvisionThreshold(0), libprov.FailedDeleteThreshold(0), // never give up

@@ -20,7 +20,8 @@ type snapshots struct {
 	sources         *snapshotSources
 }
 
-// serveSnapshots runs the common controller until ctx ends. It does not wait for a driver that can make snapshots: a snapshot of a
+// serveSnapshots runs the common controller until ctx ends, or, where another process has that role, only what wakes the claims
+// that are made from snapshots. It does not wait for a driver that can make snapshots: a snapshot of a
 // driver that cannot is told so.
 func (m *Manager) serveSnapshots(ctx context.Context) {
 	m.kinds.during(ctx, "", func(ctx context.Context, have kinds, all *scope, wg *sync.WaitGroup) {
@@ -31,6 +32,18 @@ func (m *Manager) serveSnapshots(ctx context.Context) {
 }
 
 func (s *snapshots) run(ctx context.Context, have kinds, all *scope, wg *sync.WaitGroup) {
+	if s.m.has(SnapshotController) {
+		s.runCommon(ctx, have, all, wg)
+		return
+	}
+	s.wake = cache.ResourceEventHandlerFuncs{}
+	if err := s.watch(ctx, false, all, wg); err != nil {
+		s.m.opts.Log.Error("claims that are made from snapshots are not woken by events", "err", err)
+	}
+	s.m.opts.SnapInformers.Start(s.m.ctx.Done())
+}
+
+func (s *snapshots) runCommon(ctx context.Context, have kinds, all *scope, wg *sync.WaitGroup) {
 	m := s.m
 	f, k := m.opts.SnapInformers.Snapshot().V1(), m.opts.Informers.Core().V1()
 	var gs groupinformers.VolumeGroupSnapshotInformer
@@ -50,5 +63,5 @@ func (s *snapshots) run(ctx context.Context, have kinds, all *scope, wg *sync.Wa
 		m.opts.Log.Error("snapshots are served, but not woken by events", "err", err)
 	}
 	m.opts.SnapInformers.Start(m.ctx.Done())
-	wg.Go(func() { c.Run(min(m.opts.Workers, 4), ctx.Done(), wg) })
+	wg.Go(func() { c.Run(m.few(), ctx.Done(), wg) })
 }

@@ -141,6 +141,7 @@ func (k *snapshotKinds) during(ctx context.Context, driver string, start func(ct
 		have, changed := k.now()
 		current, stop := context.WithCancel(ctx)
 		s, wg := newScope(driver), &sync.WaitGroup{}
+		have.group = have.group && !k.m.opts.WithoutGroups
 		if have.single {
 			start(current, have, s, wg)
 		}

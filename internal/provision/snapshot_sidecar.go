@@ -58,7 +58,7 @@ func (r *role) newSnapshotSidecar(group bool, of *scope) *sidecar {
 	contents := newContentNotes(through(of, f.VolumeSnapshotContents(), of.ownContent))
 	s.controller = snapside.NewCSISnapshotSideCarController(contents.client(m.opts.Snap), m.opts.Client, r.driver.Name,
 		contents, f.VolumeSnapshotClasses(),
-		tracedSnapshotter{snapshotter.NewSnapshotter(r.conn), r}, groups, m.opts.RPCTimeout, 0, snapshotPrefix, -1, groupSnapshotPrefix, -1, false, retries(),
+		tracedSnapshotter{snapshotter.NewSnapshotter(r.conn), r}, groups, m.opts.RPCTimeout, 0, snapshotPrefix, -1, groupSnapshotPrefix, -1, m.opts.ExtraCreateMetadata, retries(),
 		group, groupInformer, groupClasses, retries())
 	if group {
 		if _, err := of.register(m.opts.SnapInformers.Groupsnapshot().V1().VolumeGroupSnapshotContents().Informer(), s.groups.handler(of.ownGroupContent)); err != nil {

@@ -33,6 +33,9 @@ func newSnapshotWaits(m *Manager) *snapshotWaits {
 }
 
 func (w *snapshotWaits) seen(s *snapv1.VolumeSnapshot) {
+	if !w.m.has(SnapshotController) {
+		return // who binds snapshots tells what they wait for
+	}
 	if !isReady(s) && s.DeletionTimestamp == nil {
 		w.queue.AddAfter(s.Namespace+"/"+s.Name, tellAfter)
 	} else if isReady(s) {

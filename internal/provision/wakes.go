@@ -47,10 +47,12 @@ func (s *snapshots) watch(ctx context.Context, group bool, all *scope, wg *sync.
 			}
 		},
 	})
-	on(f.VolumeSnapshotClasses().Informer(), cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { s.lookAtUnready() },
-		UpdateFunc: func(any, any) { s.lookAtUnready() },
-	})
+	if m.has(SnapshotController) {
+		on(f.VolumeSnapshotClasses().Informer(), cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(any) { s.lookAtUnready() },
+			UpdateFunc: func(any, any) { s.lookAtUnready() },
+		})
+	}
 	on(m.opts.Informers.Core().V1().PersistentVolumeClaims().Informer(), cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { s.claimSeen(nil, o.(*v1.PersistentVolumeClaim)) },
 		UpdateFunc: func(was, o any) { s.claimSeen(was.(*v1.PersistentVolumeClaim), o.(*v1.PersistentVolumeClaim)) },
@@ -72,8 +74,12 @@ func (s *snapshots) watch(ctx context.Context, group bool, all *scope, wg *sync.
 			},
 		})
 	}
-	wg.Go(func() { work(ctx, s.waits.queue, 1, s.waits.tell) })
-	wg.Go(func() { work(ctx, s.sources.queue, 1, s.sources.settle) })
+	if m.has(SnapshotController) {
+		wg.Go(func() { work(ctx, s.waits.queue, 1, s.waits.tell) })
+	}
+	if m.has(Provision) {
+		wg.Go(func() { work(ctx, s.sources.queue, 1, s.sources.settle) })
+	}
 	return err
 }
 

@@ -45,12 +45,3 @@ func FuzzParseManifests(f *testing.F) {
 		}
 	})
 }
-
-func TestParseSize(t *testing.T) {
-	for text, want := range map[string]int64{"": 0, "1Gi": 1 << 30, "500M": 500_000_000, "banana": -1, "0": -1, "-1Gi": -1} {
-		got, err := parseSize(text)
-		if want < 0 && err == nil || want >= 0 && (err != nil || got != want) {
-			t.Errorf("parseSize(%q) = %d, %v", text, got, err)
-		}
-	}
-}

@@ -109,37 +109,6 @@ func shortDir(t *testing.T) string {
 	return d
 }
 
-// What was given once holds until something else is given.
-func TestPoolSizeIsRemembered(t *testing.T) {
-	d := DataDir(t.TempDir())
-	for i, c := range []struct {
-		asked string
-		want  int64
-	}{{"", 0}, {"6Gi", 6 << 30}, {"", 6 << 30}, {"8Gi", 8 << 30}, {"", 8 << 30}} {
-		if got, err := d.poolSize(c.asked); err != nil || got != c.want {
-			t.Errorf("start %d with %q: %d, %v; want %d", i, c.asked, got, err, c.want)
-		}
-	}
-	if _, err := d.poolSize("banana"); err == nil {
-		t.Error("banana is a size")
-	}
-	if got, err := d.poolSize(""); err != nil || got != 8<<30 {
-		t.Errorf("after a wrong one: %d, %v", got, err)
-	}
-	if err := os.WriteFile(d.join("pool-size"), []byte("half of it"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.poolSize(""); err == nil || !strings.Contains(err.Error(), "--pool-size") {
-		t.Errorf("a damaged file: %v", err)
-	}
-	if err := os.WriteFile(d.join("pool-size"), nil, 0o644); err != nil { // what a power failure may leave of a file
-		t.Fatal(err)
-	}
-	if got, err := d.poolSize(""); err == nil {
-		t.Errorf("an empty file: %d", got)
-	}
-}
-
 // Neither up nor down works on the directory of another version.
 func TestAnotherVersionsDirectory(t *testing.T) {
 	d := DataDir(t.TempDir())

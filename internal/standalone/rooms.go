@@ -123,12 +123,12 @@ func (r *rooms) makeDriver() (err error) {
 	}
 	socket := in.dir.DriverSocket(blockDriver)
 	if r.flex, err = flexsocket.New(flexsocket.Options{Socket: in.dir.FlexSocket(), Notes: in.dir.flexNotes(), Log: in.log,
-		Backends: map[string]backend.Backend{"block": in.store.backend}}); err != nil {
+		Backends: map[string]backend.Backend{"block": in.store.Backend}}); err != nil {
 		return err
 	}
 	if r.block, err = driver.New(driver.Options{
 		Name: blockDriver, Version: in.Version, Node: in.NodeName, SocketPath: socket,
-		Backend: besideFlexVolume{in.store.backend, r.flex}, Log: in.log, Trace: r.journal, Metrics: r.metrics,
+		Backend: in.store.Shared(r.flex), Log: in.log, Trace: r.journal, Metrics: r.metrics,
 	}); err != nil {
 		return err
 	}
@@ -228,7 +228,7 @@ func (r *rooms) makeProvision() error {
 	if in.Bare {
 		return nil
 	}
-	in.store.backend.OnCapacityChange(func() { r.provision.CapacityChanged(blockDriver) })
+	in.store.Backend.OnCapacityChange(func() { r.provision.CapacityChanged(blockDriver) })
 	return nil
 }
 

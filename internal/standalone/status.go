@@ -36,8 +36,8 @@ func (in *instance) holders() []why.Holder {
 		}
 		found = append(found, why.Holder{Volume: volume, Step: string(h.Step), Pod: h.Pod.Namespace + "/" + h.Pod.Name, Since: h.Since})
 	}
-	if in.store.backend != nil {
-		for _, b := range in.store.backend.Busy() {
+	if in.store != nil {
+		for _, b := range in.store.Backend.Busy() {
 			found = append(found, why.Holder{Volume: b.Volume, Driver: blockDriver, Step: b.Step, Since: b.Since})
 		}
 	}
@@ -93,13 +93,13 @@ func (in *instance) pools() []why.Pool {
 	if in.Bare {
 		return nil
 	}
-	c := in.store.pool.Capacity()
+	c := in.store.Pool.Capacity()
 	path := in.PoolDevice
 	if path == "" {
 		path = pool.ImagePath(in.dir.Pools(), "default")
 	}
 	p := why.Pool{Name: "default", Driver: blockDriver, Path: path, Size: c.Total, Used: c.Reserved, Available: c.Available,
-		Volumes: len(in.store.pool.List()), Detail: bytesText(c.Backed) + " taken from the disk"}
+		Volumes: len(in.store.Pool.List()), Detail: bytesText(c.Backed) + " taken from the disk"}
 	return []why.Pool{p}
 }
 

@@ -23,6 +23,7 @@ import (
 	"berth.io/berth/internal/apiserver"
 	"berth.io/berth/internal/flexvolume/block"
 	"berth.io/berth/internal/node"
+	"berth.io/berth/internal/nodepool"
 	"berth.io/berth/internal/plugin/flexvolume"
 )
 
@@ -79,7 +80,7 @@ func (o *Options) Validate() error {
 	if o.PoolSize != "" && o.PoolDevice != "" {
 		return errors.New("--pool-size and --pool-device exclude each other: a device is used whole")
 	}
-	if _, err := parseSize(o.PoolSize); err != nil {
+	if _, err := nodepool.ParseSize(o.PoolSize); err != nil {
 		return fmt.Errorf("--pool-size: %w", err)
 	}
 	if err := validListen(o.Listen); err != nil {
@@ -221,7 +222,7 @@ type instance struct {
 	config  *rest.Config
 	client  kubernetes.Interface
 	rooms   *rooms
-	store   storage
+	store   *nodepool.Storage // nil in a bare instance
 	ready   readiness
 	down    chan downRequest
 }
