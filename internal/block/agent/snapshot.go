@@ -26,7 +26,8 @@ func (a *Agent) takes() error {
 
 // snapshot works the object of a snapshot that is taken alone.
 //
-// The effects on the pool are the backend's, in boundaries of its own.
+// The effects on the pool are the backend's, in boundaries of its own. For the scan of the source, which knows calls by their names:
+// boundary: held by the caller.
 func (a *Agent) snapshot(ctx context.Context, id string) error {
 	o := objects.Get[api.BlockSnapshot](a.snaps, id)
 	if o == nil || o.Spec.Node != a.o.Node {
@@ -54,7 +55,8 @@ func (a *Agent) snapshot(ctx context.Context, id string) error {
 
 // group works the objects of a group's snapshots: all at one instant.
 //
-// The effects on the pool are the backend's, in boundaries of its own.
+// The effects on the pool are the backend's, in boundaries of its own. For the scan of the source, which knows calls by their names:
+// boundary: held by the caller.
 func (a *Agent) group(ctx context.Context, id string) error {
 	all := objects.Of[api.BlockSnapshot](a.snaps, byGroup, id)
 	all = slices.DeleteFunc(all, func(o *api.BlockSnapshot) bool { return o.Spec.Node != a.o.Node })
