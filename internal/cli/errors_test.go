@@ -38,7 +38,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{[]string{"down", "--data-dir", ""}, "--data-dir is empty", exitUsage},
 		{[]string{"status", "x"}, "takes no arguments", exitUsage},
 		{[]string{"stat"}, "did you mean status?", exitUsage},
-		{[]string{"nope"}, "berth --help", exitUsage},
+		{[]string{"frobnicate"}, "berth --help", exitUsage},
 		{[]string{"exec", "app", "ls", "-l"}, "put -- before the command", exitUsage},
 		{[]string{"up", "--listen", "foo"}, "--listen", exitUsage},
 		{[]string{"up", "--pool-size", "banana"}, "--pool-size", exitUsage},

@@ -16,6 +16,20 @@ var notCrossed = map[string]string{
 	"claim/take-selected-node":    noInTree,
 	"claim/undo-provision":        noInTree,
 
+	"discovery/create-job":          byJobs,
+	"discovery/delete-job":          byJobs,
+	"discovery/delete-stale-claim":  byNodes,
+	"discovery/delete-stale-volume": byNodes,
+	"discovery/note-node-gone":      byNodes,
+	"discovery/report-node-gone":    byNodes,
+
+	"cluster/make-socket-directory":   ofACluster,
+	"cluster/name-flexvolume-socket":  ofACluster,
+	"cluster/remove-socket-directory": ofACluster,
+	"cluster/remove-taint":            ofACluster,
+	"cluster/renew-lease":             ofACluster,
+	"cluster/take-lease":              ofACluster,
+
 	"flexsocket/forget": "internal/node/flexsocket's component test kills at each crossing",
 	"flexsocket/note":   "internal/node/flexsocket's component test kills at each crossing",
 
@@ -39,7 +53,10 @@ var notCrossed = map[string]string{
 }
 
 const (
-	byCommand = "`berth migrate` writes, not `berth up`; test/e2e kills it before and after each of its writes, both ways"
-	noInTree  = "no in-tree plugin of this build provisions, deletes or recycles; internal/claim fails each write in turn with one that does"
-	fullDisk  = "the host's disk must become full between a check and the allocation after it"
+	ofACluster = "a cluster's; internal/cluster's component tests kill `berth controller` and `berth node` there"
+	byCommand  = "`berth migrate` writes, not `berth up`; test/e2e kills it before and after each of its writes, both ways"
+	byJobs     = "`berth up` runs no Jobs; internal/discovery's component tests end the discovery at each stage of one"
+	byNodes    = "`berth up` has one node; internal/discovery/vanished fails each write in turn, and starts anew"
+	noInTree   = "no in-tree plugin of this build provisions, deletes or recycles; internal/claim fails each write in turn with one that does"
+	fullDisk   = "the host's disk must become full between a check and the allocation after it"
 )
