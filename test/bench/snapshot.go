@@ -1,11 +1,16 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
@@ -119,6 +124,31 @@ func (s *subject) snapshot(ctx context.Context, client snapshotclient.Interface,
 	return fmt.Errorf("snapshot %s is not ready: %w", name, ctx.Err())
 }
 
+// held is for how long the driver has held back writes so far, all snapshots together.
+func (s *subject) held(ctx context.Context) (time.Duration, error) {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", filepath.Join(s.in.Dir, "run/berth.sock"))
+	}}}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://berth/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	answer, err := client.Do(r)
+	if err != nil {
+		return 0, err
+	}
+	defer answer.Body.Close()
+	const name = "berth_volume_frozen_seconds_sum "
+	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
+		if number, ok := strings.CutPrefix(lines.Text(), name); ok {
+			seconds, err := strconv.ParseFloat(number, 64)
+			return time.Duration(seconds * float64(time.Second)), err
+		}
+	}
+	return 0, fmt.Errorf("%s: no metric %s", s.name, name)
+}
+
 // pauses: the longest that any write took while a snapshot was taken, for each of n snapshots.
 func (s *subject) pauses(ctx context.Context, client snapshotclient.Interface, n int, t *table) error {
 	path, _, err := s.mounted(ctx, claim("busy", "1Gi"))
@@ -130,8 +160,12 @@ func (s *subject) pauses(ctx context.Context, client snapshotclient.Interface, n
 		return err
 	}
 	defer w.Stop()
-	var pauses, without []time.Duration
+	var pauses, without, frozen []time.Duration
 	var rate float64
+	held, err := s.held(ctx)
+	if err != nil {
+		return err
+	}
 	for i := range n {
 		fmt.Fprintf(os.Stderr, "%s: snapshot %d of %d under writes\n", s.name, i, n)
 		w.Longest.Store(0)
@@ -144,12 +178,18 @@ func (s *subject) pauses(ctx context.Context, client snapshotclient.Interface, n
 		}
 		time.Sleep(100 * time.Millisecond) // a write that stood still is counted when it ends
 		pauses = append(pauses, time.Duration(w.Longest.Load()))
+		now, err := s.held(ctx)
+		if err != nil {
+			return err
+		}
+		frozen, held = append(frozen, now-held), now
 	}
 	if err := w.Stop(); err != nil {
 		return err
 	}
 	t.durations(s.name, fmt.Sprintf("snapshot of 1 GiB under %.0f random writes of 4 KiB a second: longest write, %d snapshots", rate, n), pauses)
-	t.durations(s.name, "the longest write of 2 s without a snapshot", without)
+	t.durations(s.name, "– held back for the snapshot, by the driver's own clock", frozen)
+	t.durations(s.name, "– the longest write of 2 s without a snapshot", without)
 	for i := range n {
 		if err := client.SnapshotV1().VolumeSnapshots("default").Delete(ctx, fmt.Sprint("busy-", i), metav1.DeleteOptions{}); err != nil {
 			return err
