@@ -115,7 +115,7 @@ func newRoot() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&g.dataDir, "data-dir", dir, "directory of the instance (environment: "+EnvDataDir+")")
 	_ = root.MarkPersistentFlagDirname("data-dir")
-	root.AddCommand(newUp(g), newDown(g), newController(), newNode(g), newStatus(g), newWhy(g), newKubectl(g), newExec(g), newOrphans(g), newVolume(g), newTry(), newMigrate(g), newFlexvolume(), newVersion())
+	root.AddCommand(newUp(g), newDown(g), newController(), newNode(g), newStatus(g), newWhy(g), newKubectl(g), newExec(g), newOrphans(g), newVolume(g), newTry(), newMigrate(g), newFlexvolume(), newCleanDevice(), newVersion())
 	return root
 }
 

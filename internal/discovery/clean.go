@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -91,17 +90,30 @@ func (s *scan) clean(ctx context.Context, e *entry, pv *v1.PersistentVolume) {
 	}
 	class := s.config.Classes[e.class]
 	d := s.Discovery // the pass ends before this does
+	// A Job that was begun is waited for, also when the configuration wants none any more.
+	job, err := s.job(pv.Name)
+	how := byProcess
+	if e.device && (s.byJobs() || job != nil || err != nil) {
+		how = byJob
+	}
 	go func() {
 		defer d.cleanings.wg.Done()
 		began := d.now()
-		err := d.cleanInTurn(ctx, *e, pv, class)
+		var took time.Duration
+		var err error
+		if how == byJob {
+			took, err = d.cleanByJob(ctx, *e, pv, class)
+		} else {
+			err = d.cleanInTurn(ctx, *e, pv, class)
+			took = d.now().Sub(began)
+		}
 		d.ended(ctx, pv, err)
 		if err == nil {
 			capacity := pv.Spec.Capacity[v1.ResourceStorage]
-			d.metrics.cleaned(e.mode(), capacity.Value(), class.BlockCleaner.name(), d.now().Sub(began))
-			d.log.Info("a disk was cleaned and its volume taken away", "volume", pv.Name, "path", e.path, "took", d.now().Sub(began).Round(time.Millisecond))
-		} else if ctx.Err() == nil {
-			d.metrics.deletionsFailed.WithLabelValues(string(e.mode()), byProcess).Inc()
+			d.metrics.cleaned(e.mode(), how, capacity.Value(), class.BlockCleaner.name(), took)
+			d.log.Info("a disk was cleaned and its volume taken away", "volume", pv.Name, "path", e.path, "by", how, "took", took.Round(time.Millisecond))
+		} else if ctx.Err() == nil && !errors.Is(err, errJobRuns) {
+			d.metrics.deletionsFailed.WithLabelValues(string(e.mode()), how).Inc()
 		}
 	}()
 }
@@ -114,7 +126,7 @@ func (d *Discovery) ended(ctx context.Context, pv *v1.PersistentVolume, err erro
 	f := c.failed[pv.UID]
 	var text string
 	switch {
-	case err == nil || ctx.Err() != nil:
+	case err == nil || ctx.Err() != nil || errors.Is(err, errJobRuns):
 		delete(c.failed, pv.UID)
 	default:
 		if f == nil {
@@ -123,7 +135,7 @@ func (d *Discovery) ended(ctx context.Context, pv *v1.PersistentVolume, err erro
 		}
 		f.times++
 		after := min(time.Second<<min(f.times-1, 20), 5*time.Minute)
-		if !errors.Is(err, errInUse) {
+		if !errors.Is(err, errInUse) && !errors.Is(err, errJobFailed) { // of these, a change may be told
 			f.next = d.now().Add(after)
 		}
 		d.wakeIn(after + 10*time.Millisecond)
@@ -185,9 +197,11 @@ func (d *Discovery) stillReleased(ctx context.Context, pv *v1.PersistentVolume) 
 	if ref == nil {
 		return nil
 	}
+	// Who switches may have the original's role, which sees no claims. That the volume is Released says that the claim is gone; this is a
+	// second look.
 	claim, err := d.opts.Client.CoreV1().PersistentVolumeClaims(ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{})
 	switch {
-	case apierrors.IsNotFound(err):
+	case apierrors.IsNotFound(err), apierrors.IsForbidden(err):
 		return nil
 	case err != nil:
 		return err
@@ -262,20 +276,11 @@ func mountedElsewhere(path string) error {
 
 // cleanDevice wipes a block device. It is held exclusively meanwhile: nobody can mount it.
 func (d *Discovery) cleanDevice(ctx context.Context, e entry, pv *v1.PersistentVolume, class Class) error {
-	f, dev, err := openDevice(e.look, os.O_RDWR|unix.O_EXCL|unix.O_DIRECT)
-	if errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("%w: %s is mounted, swap, or part of another device%s", errInUse, e.path, deviceMounts(e.look))
-	}
+	f, dev, err := d.holdDevice(e, pv)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if dev.id != pv.Annotations[annDisk] {
-		return fmt.Errorf("the disk at %s (%s) is not the one that was offered (%s): it is not touched", e.path, dev.id, pv.Annotations[annDisk])
-	}
-	if users := dev.openers(); len(users) > 0 {
-		return fmt.Errorf("%w: %s is open in process %s", errInUse, e.path, strings.Join(users, ", "))
-	}
 	if !d.cleanings.hasFailed(pv.UID) {
 		d.opts.Events.Eventf(pv, v1.EventTypeNormal, reasonDelete, "Starting cleanup of Block PV %q, this may take a while", pv.Name)
 	}
@@ -284,6 +289,17 @@ func (d *Discovery) cleanDevice(ctx context.Context, e entry, pv *v1.PersistentV
 		w.external = func() error { return d.runCleaner(ctx, pv, c.command, e.look) }
 	}
 	return w.wipe(ctx, class.BlockCleaner)
+}
+
+// free says whether the device is the one that was offered, and nobody has it open.
+func (d device) free(e entry, pv *v1.PersistentVolume) error {
+	if d.id != pv.Annotations[annDisk] {
+		return fmt.Errorf("the disk at %s (%s) is not the one that was offered (%s): it is not touched", e.path, d.id, pv.Annotations[annDisk])
+	}
+	if users := d.openers(); len(users) > 0 {
+		return fmt.Errorf("%w: %s is open in process %s", errInUse, e.path, strings.Join(users, ", "))
+	}
+	return nil
 }
 
 // deviceMounts names where the device is mounted, for an error.

@@ -38,6 +38,7 @@ type cleaner struct {
 	method  method
 	passes  int      // of shred
 	command []string // external
+	written []string // the blockCleanerCommand as it is
 }
 
 // maxPasses bounds shred: more is a slip of the hand.
@@ -58,8 +59,10 @@ func (c cleaner) name() string {
 	return c.command[0]
 }
 
-// newCleaner reads a blockCleanerCommand: one of the original's scripts, or a program of the user's.
-func newCleaner(command []string) (c cleaner, note string, err error) {
+// newCleaner reads a blockCleanerCommand: one of the original's scripts, or a program of the user's, which need not be here where it is
+// elsewhere that it runs.
+func newCleaner(command []string, elsewhere bool) (c cleaner, note string, err error) {
+	defer func() { c.written = slices.Clone(command) }()
 	if len(command) == 0 {
 		return c, "", errors.New("it is empty; leave it out for " + cleanQuick)
 	}
@@ -83,14 +86,26 @@ func newCleaner(command []string) (c cleaner, note string, err error) {
 	case !filepath.IsAbs(program):
 		return c, "", fmt.Errorf("%q is not an absolute path", program)
 	}
-	st, err := os.Stat(program)
+	c = cleaner{method: external, command: slices.Clone(command)}
+	if elsewhere {
+		return c, "", nil
+	}
+	return c, "", c.runnable()
+}
+
+// runnable says whether a user's program is here.
+func (c cleaner) runnable() error {
+	if c.method != external {
+		return nil
+	}
+	st, err := os.Stat(c.command[0])
 	switch {
 	case err != nil:
-		return c, "", err
+		return err
 	case !st.Mode().IsRegular() || st.Mode()&0o111 == 0:
-		return c, "", fmt.Errorf("%s is no program that can be run", program)
+		return fmt.Errorf("%s is no program that can be run", c.command[0])
 	}
-	return cleaner{method: external, command: slices.Clone(command)}, "", nil
+	return nil
 }
 
 // shredder is shred.sh with its one argument, the number of passes; it has 3 without.

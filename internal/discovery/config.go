@@ -25,7 +25,9 @@ type Config struct {
 	Labels          map[string]string // labelsForPV
 	MinResync       time.Duration     // minResyncPeriod; the pass without an event comes after once to twice of it
 	UseNodeNameOnly bool
-	SetOwner        bool   // setPVOwnerRef: the node owns its volumes, and they go with it
+	SetOwner        bool // setPVOwnerRef: the node owns its volumes, and they go with it
+	UseJobs         bool // useJobForCleaning: devices are cleaned by Jobs, where there are any (Options.Jobs)
+	JobTolerations  []v1.Toleration
 	NotReadyTaint   string // provisionerNotReadyNodeTaintKey where removeNodeNotReadyTaint is true, else empty
 	// Notes name what the configuration asks for and is done in another way or not at all, with the reason.
 	Notes []string
@@ -68,6 +70,7 @@ const (
 	keyOwner       = "setPVOwnerRef"
 	keyTaint       = "removeNodeNotReadyTaint"
 	keyTaintKey    = "provisionerNotReadyNodeTaintKey"
+	keyImage       = "jobContainerImage" // what one might expect, and is none
 )
 
 const defaultResync = 5 * time.Minute
@@ -84,14 +87,17 @@ func ParseConfig(data map[string]string) (*Config, error) {
 	taint := "" // the original's default: a taint without a key is on no node
 	for _, key := range slices.Sorted(maps.Keys(data)) {
 		var period metav1.Duration
-		var alpha, jobs bool
-		var tolerations []v1.Toleration
+		var alpha bool
 		into, known := map[string]any{
-			keyClasses: &classes, keyNodeLabels: &c.NodeLabels, keyLabels: &c.Labels, keyAlpha: &alpha, keyJobs: &jobs, keyTolerations: &tolerations,
+			keyClasses: &classes, keyNodeLabels: &c.NodeLabels, keyLabels: &c.Labels, keyAlpha: &alpha, keyJobs: &c.UseJobs, keyTolerations: &c.JobTolerations,
 			keyResync: &period, keyNodeName: &c.UseNodeNameOnly, keyOwner: &c.SetOwner, keyTaint: &removeTaint, keyTaintKey: &taint,
 		}[key]
 		if !known {
-			errs = append(errs, fmt.Errorf("%s: no such key; the keys are %s", key, strings.Join(knownKeys, ", ")))
+			said := "no such key; the keys are " + strings.Join(knownKeys, ", ")
+			if key == keyImage {
+				said = "it is no key, for the original neither: the image of cleaning Jobs is the environment variable JOB_CONTAINER_IMAGE"
+			}
+			errs = append(errs, fmt.Errorf("%s: %s", key, said))
 			continue
 		}
 		if err := yaml.UnmarshalStrict([]byte(data[key]), into); err != nil {
@@ -101,10 +107,6 @@ func ParseConfig(data map[string]string) (*Config, error) {
 		switch {
 		case alpha:
 			c.Notes = append(c.Notes, keyAlpha+" is ignored: the alpha annotation for node affinity went with Kubernetes 1.10; volumes carry spec.nodeAffinity")
-		case jobs:
-			c.Notes = append(c.Notes, keyJobs+" is not done: disks are cleaned in the background by this process, which needs no Job, no image and no second look at the disk")
-		case len(tolerations) > 0:
-			c.Notes = append(c.Notes, keyTolerations+" is not used: there are no cleaning Jobs")
 		case period.Duration > 0:
 			c.MinResync = period.Duration
 		case period.Duration < 0:
@@ -117,13 +119,16 @@ func ParseConfig(data map[string]string) (*Config, error) {
 			errs = append(errs, fmt.Errorf("%s: %q with %s true: %s", keyTaintKey, taint, keyTaint, problems[0]))
 		}
 	}
+	if len(c.JobTolerations) > 0 && !c.UseJobs {
+		c.Notes = append(c.Notes, keyTolerations+" is not used: "+keyJobs+" is not true")
+	}
 	errs = append(errs, c.validLabels()...)
 	if _, read := data[keyClasses]; !read {
 		errs = append(errs, errors.New(keyClasses+": it is missing; it says which directories are looked at, and for which class"))
 	}
 	c.Classes = map[string]Class{}
 	for _, name := range slices.Sorted(maps.Keys(classes)) {
-		class, notes, err := classes[name].read(name)
+		class, notes, err := classes[name].read(name, c.UseJobs)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -135,6 +140,17 @@ func ParseConfig(data map[string]string) (*Config, error) {
 }
 
 var knownKeys = []string{keyClasses, keyNodeLabels, keyLabels, keyAlpha, keyJobs, keyTolerations, keyResync, keyNodeName, keyOwner, keyTaint, keyTaintKey}
+
+// programs says whether the cleaning programs of all classes are here.
+func (c *Config) programs() error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(c.Classes)) {
+		if err := c.Classes[name].BlockCleaner.runnable(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %s: blockCleanerCommand: %w", keyClasses, name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // plainYAML takes the libraries' prefixes off an error.
 func plainYAML(err error) string {
@@ -157,7 +173,7 @@ func (c *Config) validLabels() (errs []error) {
 }
 
 // read checks a class and fills in the original's defaults.
-func (r rawClass) read(name string) (c Class, notes []string, err error) {
+func (r rawClass) read(name string, byJobs bool) (c Class, notes []string, err error) {
 	var errs []error
 	at := func(field, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s: %s: %s: %s", keyClasses, name, field, fmt.Sprintf(format, args...)))
@@ -220,7 +236,7 @@ func (r rawClass) read(name string) (c Class, notes []string, err error) {
 		command = *r.BlockCleanerCommand
 	}
 	var note string
-	if c.BlockCleaner, note, err = newCleaner(command); err != nil {
+	if c.BlockCleaner, note, err = newCleaner(command, byJobs); err != nil {
 		at("blockCleanerCommand", "%v", err)
 	}
 	if note != "" {

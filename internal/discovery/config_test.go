@@ -50,22 +50,20 @@ func TestEveryKeyIsReadOrNamed(t *testing.T) {
 	}
 	want := map[string]Class{
 		"fast-disks": {HostDir: "/mnt/fast-disks", MountDir: "/mnt/fast", Mode: v1.PersistentVolumeFilesystem, AccessMode: v1.ReadWriteOncePod, FSType: "xfs",
-			NamePattern: "disk*", BlockCleaner: cleaner{method: shred, passes: 2},
+			NamePattern: "disk*", BlockCleaner: cleaner{method: shred, passes: 2, written: []string{"/scripts/shred.sh", "2"}},
 			Selector: []v1.NodeSelectorTerm{{MatchExpressions: []v1.NodeSelectorRequirement{{Key: "rack", Operator: v1.NodeSelectorOpIn, Values: []string{"a"}}}}}},
-		"raw": {HostDir: "/mnt/raw", MountDir: "/mnt/raw", Mode: v1.PersistentVolumeBlock, AccessMode: v1.ReadWriteOnce, NamePattern: "*"},
+		"raw": {HostDir: "/mnt/raw", MountDir: "/mnt/raw", Mode: v1.PersistentVolumeBlock, AccessMode: v1.ReadWriteOnce, NamePattern: "*", BlockCleaner: cleaner{written: []string{cleanQuick}}},
 	}
 	if !reflect.DeepEqual(c.Classes, want) {
 		t.Errorf("classes:\n%+v\nwant\n%+v", c.Classes, want)
 	}
-	if c.MinResync != 10*time.Minute || !c.UseNodeNameOnly || !c.SetOwner || c.NotReadyTaint != "example.com/not-ready" ||
+	if !c.UseJobs || len(c.JobTolerations) != 1 || c.JobTolerations[0].Operator != v1.TolerationOpExists || c.MinResync != 10*time.Minute || !c.UseNodeNameOnly || !c.SetOwner || c.NotReadyTaint != "example.com/not-ready" ||
 		c.Labels["tier"] != "fast" || len(c.NodeLabels) != 1 {
 		t.Errorf("%+v", c)
 	}
 	notes := strings.Join(c.Notes, "\n")
-	for _, key := range []string{keyAlpha, keyJobs, keyTolerations} {
-		if !strings.Contains(notes, key) {
-			t.Errorf("%s is neither done nor named: %s", key, notes)
-		}
+	if !strings.Contains(notes, keyAlpha) {
+		t.Errorf("%s is neither done nor named: %s", keyAlpha, notes)
 	}
 }
 
@@ -97,6 +95,8 @@ func TestWrongConfigurationNamesTheField(t *testing.T) {
 		"classes that are a list":  {map[string]string{keyClasses: "- a"}, []string{keyClasses, "cannot unmarshal array"}},
 		"broken YAML":              {map[string]string{keyClasses: "a: [b"}, []string{keyClasses}},
 		"a key that is none":       {with("storageClasMap", "x"), []string{"storageClasMap", "no such key", keyClasses}},
+		"the Jobs' image":          {with(keyImage, "x"), []string{keyImage, "JOB_CONTAINER_IMAGE"}},
+		"tolerations":              {with(keyTolerations, "{}"), []string{keyTolerations}},
 		"a field that is none":     {class("namePatern: x"), []string{keyClasses, "namePatern"}},
 		"a class's name":           {map[string]string{keyClasses: "Fast_Disks: {hostDir: /a, mountDir: /a}"}, []string{"Fast_Disks"}},
 		"no hostDir":               {class("hostDir: -"), []string{"c: hostDir", "missing"}},
@@ -163,7 +163,8 @@ func TestCleaners(t *testing.T) {
 		"a program":          {[]string{"/bin/sh", "-c", "x"}, cleaner{method: external, command: []string{"/bin/sh", "-c", "x"}}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, note, err := newCleaner(tc.command)
+			tc.want.written = tc.command
+			c, note, err := newCleaner(tc.command, false)
 			if err != nil || !reflect.DeepEqual(c, tc.want) || !strings.Contains(note, tc.note) || (tc.note == "") != (note == "") {
 				t.Errorf("%+v, %q, %v", c, note, err)
 			}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth.io/berth/internal/host/filesystem"
+	"berth.io/berth/internal/host/fsmount"
 )
 
 // device is a block device. Its every byte is the pod's, so nothing of ours can be written on it that would stay; it is known
@@ -110,39 +111,11 @@ func (d device) data(f *os.File) (string, error) {
 
 // openers names the processes that have the device open, as "3120 (psql)". One that has it open for itself alone (a mount, a
 // device on top) is found by opening it with O_EXCL.
-func (d device) openers() []string {
-	var found []string
-	processes, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
-	self := strconv.Itoa(os.Getpid())
-	for _, p := range processes {
-		if _, err := strconv.Atoi(p.Name()); err != nil || p.Name() == self {
-			continue
-		}
-		dir := filepath.Join("/proc", p.Name(), "fd")
-		fds, err := os.ReadDir(dir)
-		if err != nil {
-			continue
-		}
-		for _, fd := range fds {
-			if d.is(filepath.Join(dir, fd.Name())) {
-				found = append(found, fmt.Sprintf("%s (%s)", p.Name(), strings.TrimSpace(readText(filepath.Join("/proc", p.Name(), "comm")))))
-				break
-			}
-		}
+func (d device) openers() (found []string) {
+	for _, o := range fsmount.Openers(int(d.major), int(d.minor)) {
+		found = append(found, o.String())
 	}
 	return found
-}
-
-// is says whether what path leads to is this device. It does not wait for a server that is away.
-func (d device) is(path string) bool {
-	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st); err != nil {
-		return false
-	}
-	return uint32(st.Mode)&unix.S_IFMT == unix.S_IFBLK && st.Rdev_major == d.major && st.Rdev_minor == d.minor
 }
 
 // gone says that an error means that a path leads to nothing (a link to a device that was unplugged, too).

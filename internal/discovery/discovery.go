@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	batchlisters "k8s.io/client-go/listers/batch/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	storagelisters "k8s.io/client-go/listers/storage/v1"
 	"k8s.io/client-go/tools/cache"
@@ -35,6 +36,8 @@ type Options struct {
 	// InContainer: disks are looked at below mountDir, where a container has the host's hostDir.
 	InContainer bool
 	LockDir     string // empty: DefaultLockDir
+	// Jobs are how the configuration's useJobForCleaning is done; nil where there is nobody to run them: then this process cleans.
+	Jobs *Jobs
 	// CleanWithin is the deadline of wiping a device of that many bytes; nil: cleanDeadline.
 	CleanWithin func(bytes int64) time.Duration
 
@@ -56,6 +59,9 @@ type Discovery struct {
 	nodes   corelisters.NodeLister
 	classes storagelisters.StorageClassLister
 	synced  []cache.InformerSynced
+	// Made when the configuration first asks for Jobs.
+	jobs       batchlisters.JobLister
+	jobsSynced cache.InformerSynced
 
 	// Of the loop alone.
 	config  *Config
@@ -83,7 +89,7 @@ func New(o Options) (*Discovery, error) {
 	if o.CleanWithin == nil {
 		o.CleanWithin = cleanDeadline
 	}
-	config, err := ReadConfig(o.Config)
+	config, err := o.read()
 	if err != nil {
 		return nil, err
 	}
@@ -177,6 +183,7 @@ func (d *Discovery) Run(ctx context.Context) error {
 	for {
 		resync := time.NewTimer(time.Duration(float64(d.config.MinResync) * (1 + rand.Float64())))
 		w.follow(d.config, d.opts)
+		d.followJobs(ctx)
 		d.pass(ctx)
 		select {
 		case <-ctx.Done():
@@ -191,9 +198,24 @@ func (d *Discovery) Run(ctx context.Context) error {
 	}
 }
 
+// read reads the configuration, and makes sure that it can be done here.
+func (o *Options) read() (*Config, error) {
+	c, err := ReadConfig(o.Config)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.possible(c); err != nil {
+		return nil, fmt.Errorf("discovery configuration %s: %w", o.Config, err)
+	}
+	if c.UseJobs && o.Jobs == nil {
+		c.Notes = append(c.Notes, keyJobs+" is not done here: nobody would run the Jobs; disks are cleaned in the background by this process")
+	}
+	return c, nil
+}
+
 // reload reads the configuration again; one with an error changes nothing.
 func (d *Discovery) reload() {
-	config, err := ReadConfig(d.opts.Config)
+	config, err := d.opts.read()
 	if err != nil {
 		d.log.Error("the discovery configuration was changed and can't be used; the last one stays in force", "error", err)
 		d.tellNode("config", v1.EventTypeWarning, "DiscoveryConfigInvalid", err.Error()+"; the last one stays in force")

@@ -76,9 +76,9 @@ func (m *metrics) discovered(mode v1.PersistentVolumeMode, took time.Duration) {
 	m.discoverySecs.WithLabelValues(string(mode)).Observe(took.Seconds())
 }
 
-func (m *metrics) cleaned(mode v1.PersistentVolumeMode, capacity int64, command string, took time.Duration) {
-	m.deletions.WithLabelValues(string(mode), byProcess).Inc()
-	m.deletionSecs.WithLabelValues(string(mode), byProcess, capacityStep(capacity), command).Observe(took.Seconds())
+func (m *metrics) cleaned(mode v1.PersistentVolumeMode, how string, capacity int64, command string, took time.Duration) {
+	m.deletions.WithLabelValues(string(mode), how).Inc()
+	m.deletionSecs.WithLabelValues(string(mode), how, capacityStep(capacity), command).Observe(took.Seconds())
 }
 
 // capacityStep is the original's label: the next multiple of 500 GiB.

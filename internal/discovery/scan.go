@@ -12,6 +12,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	volumehelpers "k8s.io/component-helpers/storage/volume"
 )
@@ -215,12 +216,14 @@ func (s *scan) step(ctx context.Context, e *entry) {
 // strayed takes away the volume of a disk that has come to this node from one that is no more, when nobody has it. A node that
 // is there does that itself.
 func (s *scan) strayed(ctx context.Context, pv *v1.PersistentVolume) bool {
-	nodes, err := s.nodes.List(labels.Everything())
-	if err != nil || pv.Status.Phase != v1.VolumeAvailable || pv.DeletionTimestamp != nil {
+	if pv.Status.Phase != v1.VolumeAvailable || pv.DeletionTimestamp != nil {
 		return false
 	}
-	for _, node := range nodes {
-		if slices.Contains(hostnames(pv), node.Labels[v1.LabelHostname]) {
+	asking, cancel := context.WithTimeout(ctx, callWithin)
+	defer cancel()
+	for _, name := range hostnames(pv) { // asked anew: the informer may know this node alone
+		nodes, err := s.opts.Client.CoreV1().Nodes().List(asking, metav1.ListOptions{LabelSelector: v1.LabelHostname + "=" + name, Limit: 1})
+		if err != nil || len(nodes.Items) > 0 {
 			return false
 		}
 	}
@@ -244,7 +247,9 @@ func (s *scan) count(state string, pv *v1.PersistentVolume) {
 func (s *scan) offer(ctx context.Context, e *entry, began time.Time) {
 	class := s.config.Classes[e.class]
 	sc, err := s.class(e.class)
-	if err == nil && !e.device {
+	if err == nil && e.device {
+		err = s.beingCleaned(volumeName(e.file, s.node.Name, e.class))
+	} else if err == nil {
 		err = s.markDirectory(e)
 	}
 	// The mark may have come between the look and now: through another path to the same directory.

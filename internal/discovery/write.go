@@ -87,22 +87,25 @@ func (s *scan) takeTaintAway(ctx context.Context) {
 	if s.config.NotReadyTaint == "" || s.untaint {
 		return
 	}
-	node := s.node.DeepCopy()
-	keep := node.Spec.Taints[:0]
-	for _, t := range node.Spec.Taints {
+	keep := []v1.Taint{}
+	for _, t := range s.node.Spec.Taints {
 		if t.Key != s.config.NotReadyTaint {
 			keep = append(keep, t)
 		}
 	}
-	if len(keep) == len(node.Spec.Taints) {
+	if len(keep) == len(s.node.Spec.Taints) {
 		return // it may still come: the node is watched
 	}
-	node.Spec.Taints = keep
+	// Taints are one field for all who set them: the write is refused when somebody else was there meanwhile.
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": s.node.ResourceVersion}, "spec": map[string]any{"taints": keep}})
+	if err != nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, callWithin)
 	defer cancel()
-	err := boundary.Do("discovery/remove-taint", func() error {
-		return s.metrics.request("update", func() error {
-			_, err := s.opts.Client.CoreV1().Nodes().Update(ctx, node, metav1.UpdateOptions{})
+	err = boundary.Do("discovery/remove-taint", func() error {
+		return s.metrics.request("patch", func() error {
+			_, err := s.opts.Client.CoreV1().Nodes().Patch(ctx, s.node.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 			return err
 		})
 	})

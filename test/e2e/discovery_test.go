@@ -205,6 +205,71 @@ func TestLocalDisksBecomeVolumes(t *testing.T) {
 	s.volumeAt(data["example-disks-0"], corev1.VolumeAvailable)
 }
 
+// The example as it is: each pod of a StatefulSet has a raw disk of its own, formatted at its first use, finds it again when it is made anew,
+// and gives it back wiped when the set and its claims are deleted.
+func TestStatefulSetOnLocalDisks(t *testing.T) {
+	d := newLocalDisks(t)
+	var disks []string
+	for _, name := range []string{"a", "b", "c"} {
+		d.linked("raw/" + name)
+		disks = append(disks, d.path("raw/"+name))
+	}
+	b, err := os.ReadFile(filepath.Join(examplesDir, "statefulset-local.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, text := d.path("example.yaml"), strings.ReplaceAll(string(b), "/srv/example-raw-disks", d.path("raw"))
+	if err := os.WriteFile(manifest, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := tellOn(t, own(t, "--discovery-config", manifest))
+	s.apply(text)
+	of := map[string]string{} // disk → pod
+	for _, pod := range []string{"example-local-0", "example-local-1", "example-local-2"} {
+		at := paths(s, s.ready(pod))["data"]
+		if m := mountAt(s, at); m.FSType != "ext4" {
+			t.Errorf("%s has %+v", pod, m)
+		}
+		if err := os.WriteFile(filepath.Join(at, "who"), []byte(pod), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		pv, err := s.client.CoreV1().PersistentVolumes().Get(s.ctx, s.claim("data-"+pod).Spec.VolumeName, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other := of[pv.Spec.Local.Path]; other != "" {
+			t.Errorf("%s and %s have the same disk", pod, other)
+		}
+		of[pv.Spec.Local.Path] = pod
+	}
+	for _, disk := range disks {
+		if of[disk] == "" {
+			t.Errorf("no pod has %s: %v", disk, of)
+		}
+	}
+	before := s.pod("example-local-1").UID
+	s.kubectl("delete", "pod", "example-local-1")
+	s.until("another pod of the name", func() (bool, string) {
+		p, err := s.client.CoreV1().Pods(s.ns).Get(s.ctx, "example-local-1", metav1.GetOptions{})
+		return err == nil && p.UID != before && isReady(p), errText(err)
+	})
+	if b, err := os.ReadFile(filepath.Join(paths(s, s.pod("example-local-1"))["data"], "who")); err != nil || string(b) != "example-local-1" {
+		t.Errorf("the new pod has %q, %v", b, err)
+	}
+	s.kubectl("delete", "statefulset", "example-local")
+	for _, pod := range of {
+		s.podGone(pod)
+	}
+	s.kubectl("delete", "pvc", "--all")
+	for _, disk := range disks {
+		s.volumeAt(disk, corev1.VolumeAvailable)
+		b, err := os.ReadFile(disk)
+		if err != nil || strings.Trim(string(b[:1<<20]), "\x00") != "" {
+			t.Errorf("%s is not blank (%v)", disk, err)
+		}
+	}
+}
+
 // Raw disks, and disks that get a filesystem when they are used; a directory that is not there yet disturbs nobody and is
 // served when it comes.
 func TestRawLocalDisks(t *testing.T) {

@@ -75,6 +75,13 @@ var examples = map[string]example{
 			return strings.Contains(out, "persistent volumes to bind"), out
 		})
 	}, delete: "sc/example-disks"},
+	// TestStatefulSetOnLocalDisks has disks for it.
+	"statefulset-local.yaml": {then: func(s *story) {
+		s.until("a pod that waits for a volume", func() (bool, string) {
+			out := s.kubectl("get", "pod", "example-local-0", "--ignore-not-found", "-o", "jsonpath={.status.conditions[*].message}")
+			return strings.Contains(out, "persistent volumes to bind"), out
+		})
+	}, delete: "sc/example-raw-disks"},
 	"read-write-once-pod.yaml": {alone: []string{"example-alone-a", "example-alone-b"}, claims: []string{"example-alone"}},
 	"other-driver.yaml": {pods: []string{"example-other"}, claims: []string{"example-other"}, prepare: func(s *story, text string) string {
 		const name = "example.test.berth.io"
