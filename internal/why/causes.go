@@ -25,7 +25,7 @@ type cause struct {
 // causes are asked in order; the first that applies is told.
 var causes = []cause{
 	{"claim-missing", func(f *facts, vf *volumeFacts) (string, string) {
-		if vf.claim != nil || vf.claimName == "" || vf.pv != nil {
+		if vf.claim != nil || vf.claimName == "" || vf.pv != nil || f.unread("persistentvolumeclaims") {
 			return "", ""
 		}
 		if f.pod != nil && vf.name != "" {
@@ -45,7 +45,7 @@ var causes = []cause{
 			fmt.Sprintf("If the storage behind it is still there, create a PersistentVolume named %s again with the same volume handle; otherwise delete the claim and restore from a backup.", vf.pvName)
 	}},
 	{"volume-missing", func(f *facts, vf *volumeFacts) (string, string) {
-		if vf.claim == nil || vf.pvName == "" || vf.pv != nil || slices.Contains(f.unreadable, "persistentvolumes") {
+		if vf.claim == nil || vf.pvName == "" || vf.pv != nil || f.unread("persistentvolumes") {
 			return "", ""
 		}
 		return fmt.Sprintf("The claim names volume %s, which does not exist.", vf.pvName),
@@ -68,14 +68,14 @@ var causes = []cause{
 			"Delete those pods; the claim goes with the last of them."
 	}},
 	{"no-default-class", func(f *facts, vf *volumeFacts) (string, string) {
-		if !open(vf) || storagehelpers.PersistentVolumeClaimHasClass(vf.claim) || slices.ContainsFunc(f.classes, isDefault) {
+		if !open(vf) || f.unread("storageclasses") || storagehelpers.PersistentVolumeClaimHasClass(vf.claim) || slices.ContainsFunc(f.classes, isDefault) {
 			return "", ""
 		}
 		return "The claim names no StorageClass, and no class is the default.",
 			"Mark one as the default: kubectl annotate storageclass NAME storageclass.kubernetes.io/is-default-class=true" + classList(f) + " The claim gets it without being made again."
 	}},
 	{"unknown-class", func(f *facts, vf *volumeFacts) (string, string) {
-		if !open(vf) || vf.className == "" || vf.class != nil || slices.Contains(f.unreadable, "storageclasses") {
+		if !open(vf) || vf.className == "" || vf.class != nil || f.unread("storageclasses") {
 			return "", ""
 		}
 		return fmt.Sprintf("StorageClass %q does not exist.", vf.className),
@@ -106,7 +106,7 @@ var causes = []cause{
 		if !open(vf) || vf.class == nil || strings.HasPrefix(vf.class.Provisioner, "kubernetes.io/") || late(vf.class) && f.pod == nil {
 			return "", ""
 		}
-		if f.driver(vf.class.Provisioner) != nil || len(f.registeredOn(vf.class.Provisioner)) > 0 || slices.Contains(f.unreadable, "csinodes") {
+		if f.driver(vf.class.Provisioner) != nil || len(f.registeredOn(vf.class.Provisioner)) > 0 || f.unread("csinodes") || provisionerTold(vf) != nil {
 			return "", ""
 		}
 		return fmt.Sprintf("Class %s names the provisioner %s, and no driver of this name has registered.", vf.className, vf.class.Provisioner),
@@ -119,7 +119,7 @@ var causes = []cause{
 		largest, told := f.largestVolume(vf.class)
 		if asked := vf.claim.Spec.Resources.Requests.Storage(); told && asked.Value() > largest {
 			return fmt.Sprintf("The claim asks for %s, and the largest volume that class %s has room for is %s.", asked, vf.className, bytesOf(largest)),
-				"Ask for less, delete volumes that are not needed, or make the pool larger. The pod goes on as soon as there is room."
+				"Ask for less, delete volumes that are not needed, or make the pool larger. The pod goes on as soon as there is room." + f.roomByPlace(vf.class)
 		}
 		return "", ""
 	}},
@@ -137,10 +137,10 @@ var causes = []cause{
 	}},
 	{"driver-not-on-node", func(f *facts, vf *volumeFacts) (string, string) {
 		driver := vf.driverOf()
-		if f.pod == nil || f.pod.Spec.NodeName == "" || vf.pv == nil || vf.pv.Spec.CSI == nil || slices.Contains(f.unreadable, "csinodes") {
+		if f.pod == nil || f.pod.Spec.NodeName == "" || vf.pv == nil || vf.pv.Spec.CSI == nil || f.unread("csinodes") {
 			return "", ""
 		}
-		if ready, _ := holder.Ready(f.pod); ready || slices.Contains(f.registeredOn(driver), f.pod.Spec.NodeName) {
+		if up, _ := volumesUp(f); up || slices.Contains(f.registeredOn(driver), f.pod.Spec.NodeName) {
 			return "", ""
 		}
 		return fmt.Sprintf("CSI driver %s is not registered on node %s.", driver, f.pod.Spec.NodeName),
@@ -154,7 +154,7 @@ var causes = []cause{
 			return "", ""
 		}
 		if f.node == nil {
-			if slices.Contains(f.unreadable, "nodes") {
+			if f.unread("nodes") {
 				return "", ""
 			}
 			return fmt.Sprintf("Node %s, which the pod is assigned to, does not exist.", f.pod.Spec.NodeName), "Start the node, or delete the pod so that it is placed anew."
@@ -172,6 +172,12 @@ var causes = []cause{
 		}
 		return "The volume is being deleted, and a claim is still bound to it.", fmt.Sprintf("Delete claim %s/%s; the volume goes after it.", vf.namespace, vf.claimName)
 	}},
+	{"volume-elsewhere", volumeElsewhere},
+	{"topology-nowhere", topologyNowhere},
+	{"provisioner-silent", provisionerSilent},
+	{"attacher-silent", attacherSilent},
+	{"claim-finalizer", claimFinalizer},
+	{"volume-finalizer", volumeFinalizer},
 	{"kept", releasedKept},
 	{"no-deleter", notDeleted},
 	{"no-recycler", notRecycled},
@@ -269,16 +275,19 @@ var wordings = []wording{
 		"Run the command yourself with `berth exec`, or use a node with a container runtime."),
 	say("quota", `exceeded quota: ([^,]+)`, "The namespace's ResourceQuota $1 does not allow any more.", "Raise the quota (kubectl describe quota) or delete what is not needed."),
 
+	say("webhook", `admission webhook "([^"]+)" denied the request`, "The admission webhook $1 refused it: a rule of this cluster.", "Do as its message says, or ask who runs the webhook (kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations)."),
+	say("webhook-down", `failed calling webhook "([^"]+)"`, "The admission webhook $1 does not answer, and without it nothing is admitted.", "Start the webhook's service, or take its configuration away."),
+
 	say("claim-not-found", `persistentvolumeclaim "([^"]+)" not found`, `There is no claim "$1".`, "Create the claim, or correct persistentVolumeClaim.claimName in the pod."),
 	say("claim-deleting", `persistentvolumeclaim "([^"]+)" is being deleted`, `The claim "$1" is being deleted; no new pod may use it.`, "Wait until it is gone and create it again, or use another claim."),
 	say("claim-in-use-by-one", `ReadWriteOncePod access mode already in-use|is ReadWriteOncePod and `, "The claim's access mode is ReadWriteOncePod: one pod at a time, and another pod has it.", "Delete the other pod, or use ReadWriteOnce."),
-	say(unboundClaim, `unbound immediate PersistentVolumeClaims`, "A claim of the pod has no volume yet.", "See the claim: berth why pvc/NAME."),
+	say(unboundClaim, `unbound immediate PersistentVolumeClaims|PreBind plugin "?VolumeBinding`, "A claim of the pod has no volume yet.", "See the claim: berth why pvc/NAME."),
 	say("no-free-storage", `not have enough free storage`, "No node that suits the pod has enough free storage for the claim.", "Ask for less, delete volumes that are not needed, or make the pool larger."),
 	say("no-matching-volume", `didn't find available persistent volumes to bind`, "On no node is there a volume that fits the pod's claims, or may one be made (topology of the class, node selected before).",
 		"Compare size, class, access modes and selector with kubectl get pv, and the class's allowedTopologies with the nodes' labels."),
 	say("node-affinity-conflict", `didn't match PersistentVolume's node affinity|volume node affinity conflict|node affinity doesn't match`, "The volume can be used on certain nodes only, and the pod cannot go there.",
 		"Compare kubectl get pv -o yaml (spec.nodeAffinity) with the pod's nodeSelector and the nodes' labels; a node that has the volume may be cordoned or gone."),
-	say("volume-limit", `exceed max volume count`, "The driver's limit of volumes on the node is reached.", "Delete pods or volumes there, or add a node."),
+	say("volume-limit", `exceed max volume count|volume attachment limit`, "The driver's limit of volumes on the node is reached.", "Delete pods or volumes there, or add a node."),
 	say("cordoned", `were unschedulable`, "The nodes are cordoned.", "kubectl uncordon NODE"),
 	say("tainted", `untolerated taint`, "The nodes have taints that the pod does not tolerate.", "Remove the taint (kubectl taint nodes NODE KEY-) or add a toleration; a node that is not Ready is tainted, too."),
 	say("node-selector", `didn't match Pod's node affinity/selector`, "No node has the labels that the pod asks for.", "Label a node, or change the pod's nodeSelector or node affinity."),
@@ -303,16 +312,21 @@ var wordings = []wording{
 	say("configmap-missing", `configmaps? "([^"]+)" (?:not found|does not exist)`, `There is no configMap "$1".`, "Create it in the pod's namespace, or mark the volume optional. The volume is mounted as soon as it is there."),
 	say("key-missing", `references non-existent (?:secret|config) key:? ?(\S*)|(?:secret|configMap) "[^"]+" has no key "([^"]+)"`, "A key that the volume names is not in the secret or configMap: $1", "Add the key, or correct items in the pod."),
 	say("not-served", `does not serve|a node that serves volumes of type|no volume plugin matched`, "This node does not serve volumes of this type.", "Use a claim, or a volume type that is served (docs list them)."),
-	say("driver-not-registered", `driver name ([\w.-]+) not found in the list of registered CSI drivers|driver ([\w.-]+) is not registered`, "The CSI driver is not registered on the node.", "Start the driver's node part; the volume is mounted as soon as it has registered."),
+	say("driver-not-registered", `driver name ([\w.-]+) not found in the list of registered CSI drivers|driver ([\w.-]+) is not registered|CSINode \S+ does not contain driver ([\w.-]+)`, "The CSI driver is not registered on the node.", "Start the driver's node part; the volume is mounted as soon as it has registered."),
 	say("wrong-filesystem", `wrong fs type|bad superblock|superblock|unknown filesystem type|fsck|holds (?:a|an) |already (?:formatted|contains)|different filesystem`,
 		"The device does not hold the filesystem that was asked for, or a broken one.", "Nothing is formatted over data. Compare fsType in the class or PersistentVolume with what is on the device (blkid); repair it with fsck while no pod uses it."),
 	say("mount-option", `bad (?:mount )?option|unknown mount option|mount option`, "A mount option is not known to the filesystem.", "Correct mountOptions in the PersistentVolume or class."),
 	say("host-path", `hostPath type check failed|is not a (?:directory|file|socket)`, "What hostPath names is not there, or of another type.", "Create it on the node, or correct hostPath.path and hostPath.type."),
 	say("no-loop-device", `no (?:free )?loop device|loop.*(?:ENXIO|ENODEV|no such device)`, "The host has no free loop device.", "Load the module (modprobe loop), or raise max_loop."),
+	say("local-path-missing", `path "([^"]+)" does not exist`, "There is no $1 on the node.", "Make it or mount it there, or correct the path: delete the PersistentVolume and create it again. The volume is mounted as soon as it is there."),
 	say("volume-not-found", `code = NotFound|volume .*(?:does not exist|not found|no such)|no such volume|invalid volume (?:id|handle)`, "The driver does not know the volume that the PersistentVolume names.",
 		"Compare spec.csi.volumeHandle with what the storage has. If the data is gone, delete claim and volume; nothing is made in its place by itself."),
+	say("attacher-silent", `timed out waiting for external-attacher of ([\w.-]+) CSI driver`, "The external-attacher of $1 has not done it in time.", "See whether the driver's controller runs, and the log of its csi-attacher."),
+	say("attributes-class-missing", `VAC "([^"]+)" does not exist`, `There is no VolumeAttributesClass "$1".`, "Create it, or name another in the claim's spec.volumeAttributesClassName."),
+	say("sandbox", `failed to (?:create|set ?up|start) (?:pod )?(?:sandbox|network)|network plugin is not ready|cni`, "The pod's network or sandbox could not be made. Its volumes are mounted.", "See the node's network plugin (CNI) and container runtime."),
 	say("driver-slow", `DeadlineExceeded|deadline exceeded|timed out|timeout|Aborted`, "The driver has not answered in time, or is still busy with an earlier call for this volume.", "Nothing to do if it passes: it is tried again. Otherwise look at the driver's log, and restart the driver."),
 	say("driver-down", `Unavailable|connection refused|connection reset|broken pipe|transport|EOF|csi\.sock`, "The driver cannot be reached.", "Start the driver, and look at its log; the step is tried again as soon as it answers."),
+	say("throttled", `RequestLimitExceeded|RateExceeded|TooManyRequests|rate ?limit|throttl`, "The storage is asked too often, and refuses for a while.", "Nothing to do if it passes: it is tried again, less and less often. Otherwise ask for a higher limit, or give the driver fewer workers."),
 	say("forbidden", `Unauthenticated|PermissionDenied|Unauthorized|forbidden|permission denied`, "Permission was refused.", "Look at the secrets that the class names, and at the driver's role."),
 	say("provisioning-failed", `provisioning failed for PVC`, "The driver could not make the volume for the chosen node; the scheduler chooses again.", "See the claim's events for the driver's own words."),
 	say("no-deleter", `no deletable volume plugin matched`, "The reclaim policy is Delete, and nothing here can delete the storage of a volume of this type: it was made by hand.",

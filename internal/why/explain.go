@@ -31,6 +31,9 @@ type Sources struct {
 	Holders []Holder
 	// Unwell are the mounted volumes whose drivers say that they are not well; nil when nobody could be asked: then events tell.
 	Unwell []Unwell
+	// Program is how the question is asked in a cluster in which no instance of Berth can be asked: KubectlProgram. Then there is
+	// no journal, the objects alone tell who holds a volume, and advice names no command of Berth's. Empty for an instance.
+	Program string
 	// Now is the time of the question; zero is the time now.
 	Now time.Time
 }
@@ -51,12 +54,16 @@ func Explain(ctx context.Context, s Sources, t Target) (*Journey, error) {
 	if t.Kind == Snapshot {
 		return explainSnapshot(ctx, s, t)
 	}
-	f, found, err := gather(newReader(ctx, s.Client, false), t)
-	if err != nil {
-		return nil, err
-	}
+	return explain(newReader(ctx, s.Client, false), s, t)
+}
+
+func explain(r *reader, s Sources, t Target) (*Journey, error) {
 	if s.Now.IsZero() {
 		s.Now = time.Now()
+	}
+	f, found, err := gather(r, t, &s)
+	if err != nil {
+		return nil, err
 	}
 	if s.Read != nil {
 		if s.Entries, err = s.Read(trace.Filter{Naming: f.names(t)}); err != nil {
@@ -72,8 +79,14 @@ func Explain(ctx context.Context, s Sources, t Target) (*Journey, error) {
 			j.Notes = append(j.Notes, fmt.Sprintf("steps may be missing: %s (%s)", e.Detail, e.Time.Format(time.DateTime)))
 		}
 	}
+	if !found && r.whole {
+		return j, nil
+	}
 	if !found {
-		return j, j.remember(ctx, s, f)
+		if kind := t.Kind.plural(); s.elsewhere() && f.unread(kind) {
+			return nil, fmt.Errorf("you may not read %s%s: nothing can be told of %s", kind, strings.TrimSuffix(" in namespace "+t.Namespace, " in namespace "), t)
+		}
+		return j, j.remember(r.ctx, s, f)
 	}
 	if f.pod != nil {
 		j.Pod = podState(f.pod)
@@ -87,6 +100,7 @@ func Explain(ctx context.Context, s Sources, t Target) (*Journey, error) {
 			j.Notes = append(j.Notes, note)
 		}
 	}
+	j.retell(&s)
 	return j, nil
 }
 
@@ -109,6 +123,8 @@ type ErrUnknown struct {
 	Hint string
 	// Near are arguments that may have been meant; see the function of the name.
 	Near []string
+
+	noJournal bool
 }
 
 func (e *ErrUnknown) Error() string {
@@ -117,6 +133,8 @@ func (e *ErrUnknown) Error() string {
 		return fmt.Sprintf("%s does not exist; %s", e.Target, e.Hint)
 	case len(e.Near) > 0:
 		return fmt.Sprintf("%s does not exist; did you mean %s?", e.Target, strings.Join(e.Near, " or "))
+	case e.noJournal:
+		return fmt.Sprintf("%s does not exist", e.Target)
 	}
 	return fmt.Sprintf("%s does not exist, and the journal knows nothing of it", e.Target)
 }
@@ -135,7 +153,7 @@ func (j *Journey) remember(ctx context.Context, s Sources, f *facts) error {
 		}
 	}
 	if len(entries) == 0 {
-		return &ErrUnknown{Target: t, Hint: hint(ctx, s.Client, t), Near: Near(ctx, s.Client, t)}
+		return &ErrUnknown{Target: t, Hint: hint(ctx, s.Client, t), Near: Near(ctx, s.Client, t), noJournal: s.elsewhere()}
 	}
 	if t.Kind == PVC { // the volume outlives the claim, by a little or by Retain
 		if s.Read != nil {
@@ -194,7 +212,7 @@ func hint(ctx context.Context, client kubernetes.Interface, t Target) string {
 	if _, err := client.CoreV1().Namespaces().Get(ctx, t.Namespace, metav1.GetOptions{}); apierrors.IsNotFound(err) && t.Namespace != metav1.NamespaceDefault {
 		return "there is no namespace " + t.Namespace
 	}
-	return ""
+	return setHint(ctx, client, t)
 }
 
 // tellsOf says whether the message names the object as a word of its own: "web" is not told of by "web-2".
@@ -269,7 +287,7 @@ func explainVolume(f *facts, vf *volumeFacts, s Sources) Volume {
 		v.Claim = claimState(vf)
 	}
 	if vf.pvName != "" {
-		v.PV = pvState(vf)
+		v.PV = pvState(f, vf)
 	}
 	for i := range vf.users {
 		if p := &vf.users[i]; (f.pod == nil || p.UID != f.pod.UID) && !finished(p) {
@@ -277,10 +295,11 @@ func explainVolume(f *facts, vf *volumeFacts, s Sources) Volume {
 		}
 	}
 	v.Note = rounded(vf)
+	tellPlace(f, vf, &v)
 	v.Steps = timeline(f, vf, entriesOf(s.Entries, f, vf))
 	v.Total = total(v.Steps)
 	v.Problem = volumeProblem(f, vf, v.Steps)
-	v.Waiting = volumeWaiting(f, vf, &v, s.Holders)
+	v.Waiting = volumeWaiting(f, vf, &v, &s)
 	tellHealth(f, vf, s, &v)
 	return v
 }
@@ -305,8 +324,8 @@ func modes(list []v1.PersistentVolumeAccessMode) string {
 	return strings.Join(names, ",")
 }
 
-func pvState(vf *volumeFacts) *PVState {
-	s := &PVState{Name: vf.pvName, Missing: vf.pv == nil}
+func pvState(f *facts, vf *volumeFacts) *PVState {
+	s := &PVState{Name: vf.pvName, Missing: vf.pv == nil && !f.unread("persistentvolumes")}
 	if pv := vf.pv; pv != nil {
 		s.Phase, s.Capacity = string(pv.Status.Phase), pv.Spec.Capacity.Storage().String()
 		s.Reclaim, s.Deleting = string(pv.Spec.PersistentVolumeReclaimPolicy), pv.DeletionTimestamp != nil

@@ -1,8 +1,11 @@
 package why
 
 import (
+	"slices"
+	"strings"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/component-helpers/storage/ephemeral"
@@ -22,7 +25,14 @@ type facts struct {
 	capacities  []storagev1.CSIStorageCapacity
 	volumes     []volumeFacts
 	podEvents   []v1.Event
-	unreadable  []string // kinds that the user may not list
+	unreadable  []string  // kinds that the user may not list
+	nodes       []v1.Node // all, when the pod has none yet
+	now         time.Time
+
+	// The rest is asked for only where no instance can be asked.
+	elsewhere bool
+	leases    []coordinationv1.Lease
+	claims    []v1.PersistentVolumeClaim // of all namespaces, when one waits for a driver to make its volume
 }
 
 // volumeFacts are the API objects around one volume.
@@ -40,6 +50,9 @@ type volumeFacts struct {
 	events    []v1.Event
 }
 
+// unread says that the user may not read the kind: nothing can be concluded from there being none.
+func (f *facts) unread(kind string) bool { return slices.Contains(f.unreadable, kind) }
+
 // usesClaim says whether the pod uses the claim, and as which of its volumes.
 func usesClaim(p *v1.Pod, claim string) (volume string, uses bool) {
 	for i := range p.Spec.Volumes {
@@ -50,6 +63,20 @@ func usesClaim(p *v1.Pod, claim string) (volume string, uses bool) {
 		}
 	}
 	return "", false
+}
+
+// claimsOf are the names of the claims that the pod uses.
+func claimsOf(p *v1.Pod) map[string]bool {
+	names := map[string]bool{}
+	for i := range p.Spec.Volumes {
+		switch v := &p.Spec.Volumes[i]; {
+		case v.PersistentVolumeClaim != nil:
+			names[v.PersistentVolumeClaim.ClaimName] = true
+		case v.Ephemeral != nil:
+			names[ephemeral.VolumeClaimName(p, v)] = true
+		}
+	}
+	return names
 }
 
 func finished(p *v1.Pod) bool {
@@ -67,6 +94,43 @@ func eventTime(e *v1.Event) time.Time {
 		return e.EventTime.Time
 	}
 	return e.CreationTimestamp.Time
+}
+
+// eventFirst is when it happened for the first time.
+func eventFirst(e *v1.Event) time.Time {
+	switch {
+	case !e.FirstTimestamp.IsZero():
+		return e.FirstTimestamp.Time
+	case !e.EventTime.IsZero():
+		return e.EventTime.Time
+	}
+	return eventTime(e)
+}
+
+// lastEvent returns the last event of that reason.
+func lastEvent(events []v1.Event, reason string) *v1.Event {
+	for i := len(events) - 1; i >= 0; i-- {
+		if events[i].Reason == reason {
+			return &events[i]
+		}
+	}
+	return nil
+}
+
+// processOf names the process that told the event. Provisioners call themselves DRIVER_POD_UUID (sig-storage-lib-external-provisioner,
+// controller.go), others are only a program.
+func processOf(e *v1.Event) string {
+	component := e.Source.Component
+	if component == "" {
+		component = e.ReportingController
+	}
+	if parts := strings.Split(component, "_"); len(parts) == 3 {
+		return parts[0] + " in pod " + parts[1]
+	}
+	if e.Source.Host != "" {
+		return component + " on node " + e.Source.Host
+	}
+	return component
 }
 
 func eventCount(e *v1.Event) int {

@@ -20,8 +20,8 @@ type collector struct {
 }
 
 // gather collects what the API knows about the target. found is false when the target itself is not there.
-func gather(r *reader, t Target) (f *facts, found bool, err error) {
-	c := collector{reader: r, facts: &facts{}}
+func gather(r *reader, t Target, s *Sources) (f *facts, found bool, err error) {
+	c := collector{reader: r, facts: &facts{now: s.Now, elsewhere: s.elsewhere()}}
 	switch t.Kind {
 	case Pod:
 		found, err = c.ofPod(t.Namespace, t.Name)
@@ -127,14 +127,9 @@ func (c *collector) fillClaim(vf *volumeFacts) error {
 // findUsers finds the pods that use the claim. Without a pod that was asked about, the one that matters most becomes
 // the journey's: not finished, on a node, the youngest.
 func (c *collector) findUsers(vf *volumeFacts) error {
-	pods, err := c.pods(vf.namespace)
-	if err != nil {
+	var err error
+	if vf.users, err = c.usersOf(vf.namespace, vf.claimName); err != nil {
 		return err
-	}
-	for i := range pods {
-		if _, uses := usesClaim(&pods[i], vf.claimName); uses {
-			vf.users = append(vf.users, pods[i])
-		}
 	}
 	rank := func(p *v1.Pod) int {
 		switch {
@@ -173,6 +168,16 @@ func (c *collector) surroundings() error {
 	}
 	if f.capacities, err = c.capacities(); err != nil {
 		return err
+	}
+	if f.elsewhere {
+		f.leases = c.leases()
+		if slices.ContainsFunc(f.volumes, func(vf volumeFacts) bool { return handed(&vf) }) {
+			had := slices.Clone(c.unreadable)
+			if f.claims, err = c.claims(metav1.NamespaceAll); err != nil {
+				return err
+			}
+			c.unreadable = had // only the length of a queue is told from them
+		}
 	}
 	if f.pod != nil {
 		if err := c.podSurroundings(); err != nil {
@@ -215,7 +220,8 @@ func (c *collector) podSurroundings() error {
 	}
 	f.podEvents = events
 	if f.pod.Spec.NodeName == "" {
-		return nil
+		f.nodes, err = c.nodes()
+		return err
 	}
 	if f.node, err = c.node(f.pod.Spec.NodeName); err != nil {
 		return err
@@ -259,7 +265,7 @@ func (r *reader) events(namespace, kind, name string, created time.Time) ([]v1.E
 
 func (r *reader) eventsNaming(namespace, kind, name string) ([]v1.Event, error) {
 	if r.whole {
-		return r.allEvents(namespace)
+		return r.eventsIndexed(namespace, kind+"/"+name)
 	}
 	selector := fields.Set{"involvedObject.kind": kind, "involvedObject.name": name}.AsSelector().String()
 	list, err := r.client.CoreV1().Events(namespace).List(r.ctx, metav1.ListOptions{FieldSelector: selector})

@@ -81,7 +81,7 @@ func published(steps []Step) bool {
 // inlineCauses are the reasons why a driver does not mount an inline volume that the objects show.
 var inlineCauses = []cause{
 	{"inline-not-served", func(f *facts, vf *volumeFacts) (string, string) {
-		if vf.source.CSI == nil || slices.Contains(f.unreadable, "csidrivers") {
+		if vf.source.CSI == nil || f.unread("csidrivers") {
 			return "", ""
 		}
 		d := f.driver(vf.driverOf())
@@ -96,7 +96,7 @@ var inlineCauses = []cause{
 			"Use a claim, or a generic ephemeral volume (ephemeral.volumeClaimTemplate), which is a claim that goes with the pod."
 	}},
 	{"driver-not-on-node", func(f *facts, vf *volumeFacts) (string, string) {
-		if vf.source.CSI == nil || f.pod.Spec.NodeName == "" || slices.Contains(f.unreadable, "csinodes") || slices.Contains(f.registeredOn(vf.driverOf()), f.pod.Spec.NodeName) {
+		if vf.source.CSI == nil || f.pod.Spec.NodeName == "" || f.unread("csinodes") || slices.Contains(f.registeredOn(vf.driverOf()), f.pod.Spec.NodeName) {
 			return "", ""
 		}
 		return fmt.Sprintf("CSI driver %s is not registered on node %s.", vf.driverOf(), f.pod.Spec.NodeName),

@@ -26,6 +26,19 @@ const (
 	Snapshot Kind = "volumesnapshot"
 )
 
+// plural is the name of the kind in the API.
+func (k Kind) plural() string {
+	switch k {
+	case PVC:
+		return "persistentvolumeclaims"
+	case PV:
+		return "persistentvolumes"
+	case Pod:
+		return "pods"
+	}
+	return "volumesnapshots"
+}
+
 var kindNames = map[string]Kind{
 	"pvc": PVC, "pvcs": PVC, "claim": PVC, "persistentvolumeclaim": PVC, "persistentvolumeclaims": PVC,
 	"pv": PV, "pvs": PV, "volume": PV, "persistentvolume": PV, "persistentvolumes": PV,
@@ -95,6 +108,11 @@ type Volume struct {
 	Class  string `json:"class,omitempty"`
 	Driver string `json:"driver,omitempty"`
 	Node   string `json:"node,omitempty"`
+	// Attached says whether the volume is attached to the pod's node ("yes", "no", "detaching", "not needed", "elsewhere: NODE"),
+	// Attachment is the VolumeAttachment. Disk is the pool, the path or the handle that has the data.
+	Attached   string `json:"attached,omitempty"`
+	Attachment string `json:"volumeAttachment,omitempty"`
+	Disk       string `json:"disk,omitempty"`
 	// Path is the directory or device on the host, where the pod tells it.
 	Path string `json:"path,omitempty"`
 	// Note is worth knowing and no problem: that the volume is larger than asked for.
@@ -168,6 +186,8 @@ type Waiting struct {
 	// Holder is who works on it or holds it now: a driver's call, a retry.
 	Holder      string    `json:"holder,omitempty"`
 	HolderSince time.Time `json:"holderSince,omitzero"`
+	// Queue are the others that wait for the same work.
+	Queue *Queue `json:"queue,omitempty"`
 }
 
 // Problem is the last error, in plain words.

@@ -23,12 +23,16 @@ type reader struct {
 	ctx        context.Context
 	client     kubernetes.Interface
 	whole      bool
-	lists      map[string]any // by kind and namespace
-	unreadable []string       // kinds that the user may not read
+	lists      map[string]any                   // by kind and namespace
+	spread     map[string]bool                  // kinds of which all namespaces are in lists
+	users      map[string]map[string][]v1.Pod   // by namespace and claim
+	told       map[string]map[string][]v1.Event // by namespace and kind/name
+	unreadable []string                         // kinds that the user may not read
 }
 
 func newReader(ctx context.Context, client kubernetes.Interface, whole bool) *reader {
-	return &reader{ctx: ctx, client: client, whole: whole, lists: map[string]any{}}
+	return &reader{ctx: ctx, client: client, whole: whole, lists: map[string]any{}, spread: map[string]bool{},
+		users: map[string]map[string][]v1.Pod{}, told: map[string]map[string][]v1.Event{}}
 }
 
 // absent turns "not found" into no error; forbidden is noted and tolerated, as the rest of the answer is still good.
@@ -50,6 +54,9 @@ func listed[L runtime.Object, T any](r *reader, kind, namespace string, list fun
 	key := kind + "/" + namespace
 	if had, ok := r.lists[key]; ok {
 		return had.([]T), nil
+	}
+	if r.spread[kind] && namespace != metav1.NamespaceAll {
+		return nil, nil
 	}
 	var all []T
 	options := metav1.ListOptions{Limit: pageSize}
@@ -116,7 +123,11 @@ func (r *reader) capacities() ([]storagev1.CSIStorageCapacity, error) {
 // leases are read where that is allowed. Few roles allow it, and no answer needs them: that they may not be read is not told.
 func (r *reader) leases() []coordinationv1.Lease {
 	had := slices.Clone(r.unreadable)
-	leases, err := listed(r, "leases", "", r.client.CoordinationV1().Leases("").List, func(l *coordinationv1.LeaseList) []coordinationv1.Lease { return l.Items })
+	list := func(ctx context.Context, o metav1.ListOptions) (*coordinationv1.LeaseList, error) {
+		o.FieldSelector = "metadata.namespace!=" + v1.NamespaceNodeLease // one for each node
+		return r.client.CoordinationV1().Leases("").List(ctx, o)
+	}
+	leases, err := listed(r, "leases", "", list, func(l *coordinationv1.LeaseList) []coordinationv1.Lease { return l.Items })
 	if r.unreadable = had; err != nil {
 		return nil
 	}
@@ -126,6 +137,43 @@ func (r *reader) leases() []coordinationv1.Lease {
 // allEvents are those of a namespace.
 func (r *reader) allEvents(namespace string) ([]v1.Event, error) {
 	return listed(r, "events", namespace, r.client.CoreV1().Events(namespace).List, func(l *v1.EventList) []v1.Event { return l.Items })
+}
+
+// eventsIndexed are those of a namespace about one object ("Pod/app").
+func (r *reader) eventsIndexed(namespace, object string) ([]v1.Event, error) {
+	if by, had := r.told[namespace]; had {
+		return by[object], nil
+	}
+	all, err := r.allEvents(namespace)
+	if err != nil {
+		return nil, err
+	}
+	by := map[string][]v1.Event{}
+	for i := range all {
+		about := all[i].InvolvedObject.Kind + "/" + all[i].InvolvedObject.Name
+		by[about] = append(by[about], all[i])
+	}
+	r.told[namespace] = by
+	return by[object], nil
+}
+
+// usersOf are the pods that use a claim.
+func (r *reader) usersOf(namespace, claim string) ([]v1.Pod, error) {
+	by, had := r.users[namespace]
+	if !had {
+		pods, err := r.pods(namespace)
+		if err != nil {
+			return nil, err
+		}
+		by = map[string][]v1.Pod{}
+		for i := range pods {
+			for name := range claimsOf(&pods[i]) {
+				by[name] = append(by[name], pods[i])
+			}
+		}
+		r.users[namespace] = by
+	}
+	return slices.Clone(by[claim]), nil
 }
 
 func (r *reader) pod(namespace, name string) (*v1.Pod, error) {

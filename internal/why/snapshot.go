@@ -52,6 +52,7 @@ type snapshotFacts struct {
 	claim    *v1.PersistentVolumeClaim
 	pv       *v1.PersistentVolume
 	drivers  []string // registered on some node
+	unread   []string // kinds that the user may not read
 	users    []string
 	events   []v1.Event
 }
@@ -66,8 +67,12 @@ func explainSnapshot(ctx context.Context, s Sources, t Target) (*Journey, error)
 	}
 	snapshot, err := s.Snapshots.SnapshotV1().VolumeSnapshots(t.Namespace).Get(ctx, t.Name, metav1.GetOptions{})
 	switch {
+	case apierrors.IsNotFound(err) && strings.Contains(err.Error(), "the server could not find the requested resource"):
+		return nil, fmt.Errorf("%s: this cluster has no VolumeSnapshots (their CRDs, group snapshot.storage.k8s.io, are not installed)", t)
 	case apierrors.IsNotFound(err):
-		return nil, &ErrUnknown{Target: t, Hint: hint(ctx, s.Client, t), Near: nearSnapshots(ctx, s, t)}
+		return nil, &ErrUnknown{Target: t, Hint: hint(ctx, s.Client, t), Near: nearSnapshots(ctx, s, t), noJournal: s.elsewhere()}
+	case apierrors.IsForbidden(err) && s.elsewhere():
+		return nil, fmt.Errorf("you may not read volumesnapshots in namespace %s: nothing can be told of %s", t.Namespace, t)
 	case err != nil:
 		return nil, fmt.Errorf("read volumesnapshots: %w", err)
 	}
@@ -87,6 +92,7 @@ func explainSnapshot(ctx context.Context, s Sources, t Target) (*Journey, error)
 		}
 	}
 	j.Problem = f.told(j.Problem, j.Waiting != nil)
+	j.retell(&s)
 	return j, nil
 }
 
@@ -123,6 +129,7 @@ func (c *collector) snapshot(s Sources, snapshot *snapv1.VolumeSnapshot) (*snaps
 			f.drivers = append(f.drivers, d.Name)
 		}
 	}
+	f.unread = c.unreadable
 	claims, err := c.claims(snapshot.Namespace)
 	if err != nil {
 		return nil, err
@@ -253,6 +260,13 @@ func (f *snapshotFacts) told(p *Problem, waits bool) *Problem {
 		}
 		list = append(list, c)
 	}
+	if c := f.content; c != nil && c.Status != nil && c.Status.Error != nil && c.Status.Error.Message != nil && !f.ready() {
+		e := complaint{message: *c.Status.Error.Message, from: "VolumeSnapshotContent " + c.Name, count: 1}
+		if c.Status.Error.Time != nil {
+			e.time = c.Status.Error.Time.Time
+		}
+		list = append(list, e)
+	}
 	for i := range f.events {
 		e := &f.events[i]
 		if e.Type == v1.EventTypeWarning && waits && (f.snapshot.DeletionTimestamp == nil || !eventTime(e).Before(f.snapshot.DeletionTimestamp.Time)) {
@@ -316,7 +330,7 @@ var snapshotCauses = []func(f *snapshotFacts) (waits string, p *Problem){
 			return "", nil
 		case f.group() != "":
 			return "driver " + f.driver() + " to take the group snapshot " + f.group(), f.driverMissing()
-		case f.content == nil:
+		case f.content == nil && !(f.contentName() != "" && slices.Contains(f.unread, "volumesnapshotcontents")):
 			return "the snapshot controller to take it up", nil
 		}
 		return "driver " + f.driver() + " to take the snapshot", f.driverMissing()
@@ -327,6 +341,8 @@ var snapshotCauses = []func(f *snapshotFacts) (waits string, p *Problem){
 func (f *snapshotFacts) claimWaits() (string, *Problem) {
 	name := f.claimName()
 	switch {
+	case f.claim == nil && slices.Contains(f.unread, "persistentvolumeclaims"), f.pv == nil && slices.Contains(f.unread, "persistentvolumes"):
+		return "", nil
 	case f.claim == nil:
 		return "claim " + name + " to be created", &Problem{Cause: "claim-missing", What: fmt.Sprintf("There is no claim %q in namespace %s.", name, f.snapshot.Namespace),
 			Advice: "Create the claim, or delete the snapshot and make it again with the claim that is meant."}
@@ -339,7 +355,7 @@ func (f *snapshotFacts) claimWaits() (string, *Problem) {
 	case f.pv.Spec.CSI == nil:
 		return "a driver that takes snapshots of such volumes", &Problem{Cause: "no-snapshots-of-these", What: fmt.Sprintf("The volume of claim %s belongs to no CSI driver: there are no snapshots of such volumes.", name),
 			Advice: "Delete the snapshot, and copy the data by other means."}
-	case !slices.Contains(f.drivers, f.driver()):
+	case f.driverMissing() != nil:
 		return "driver " + f.driver() + " to register", f.driverMissing()
 	}
 	return "", nil
@@ -384,7 +400,7 @@ func (f *snapshotFacts) classWaits() (string, *Problem) {
 }
 
 func (f *snapshotFacts) driverMissing() *Problem {
-	if d := f.driver(); d != "" && !slices.Contains(f.drivers, d) {
+	if d := f.driver(); d != "" && !slices.Contains(f.drivers, d) && !slices.Contains(f.unread, "csinodes") {
 		return &Problem{Cause: "driver-unknown", What: fmt.Sprintf("CSI driver %s is registered on no node.", d), Advice: "Start the driver; the snapshot goes on as soon as it has registered."}
 	}
 	return nil

@@ -292,6 +292,9 @@ func (p *printer) trouble(w *Waiting, problem *Problem) {
 			}
 			p.printf("%s  %s\n", p.paint(yellow, "Held by   "), line)
 		}
+		if w.Queue != nil {
+			p.printf("%s  %s\n", p.paint(yellow, "Queue     "), w.Queue.line(p.asked))
+		}
 	}
 	if problem == nil {
 		return

@@ -235,7 +235,12 @@ func withObjects(steps []Step, f *facts, vf *volumeFacts) []Step {
 	if c := vf.claim; c != nil {
 		add(Step{Step: trace.Claimed, Time: c.CreationTimestamp.Time, Detail: "asks for " + c.Spec.Resources.Requests.Storage().String()})
 		if node := c.Annotations[storagehelpers.AnnSelectedNode]; node != "" {
-			add(Step{Step: trace.Scheduled, Detail: "node " + node + " chosen for the volume"})
+			w := annotated(c, storagehelpers.AnnSelectedNode)
+			add(Step{Step: trace.Scheduled, Time: w.at, Detail: w.name("node " + node + " chosen for the volume")})
+		}
+		handedOver(vf, add)
+		if e := lastEvent(vf.events, "Provisioning"); e != nil && open(vf) {
+			steps = underWay(steps, Step{Step: trace.Provisioned, Began: eventFirst(e), Detail: "by " + processOf(e)})
 		}
 	}
 	if pv := vf.pv; pv != nil {
@@ -243,7 +248,10 @@ func withObjects(steps []Step, f *facts, vf *volumeFacts) []Step {
 			add(Step{Step: trace.Provisioned, Time: pv.CreationTimestamp.Time, Detail: "by " + by})
 		}
 		if c := vf.claim; c != nil && c.Status.Phase == v1.ClaimBound {
-			add(Step{Step: trace.Bound, Detail: "to volume " + pv.Name})
+			add(Step{Step: trace.Bound, Time: wrote(c, "f:status", "f:phase").at, Detail: "to volume " + pv.Name})
+		}
+		if at := pv.Status.LastPhaseTransitionTime; at != nil && pv.Status.Phase == v1.VolumeReleased {
+			add(Step{Step: trace.Released, Time: at.Time, Detail: "its claim is gone"})
 		}
 	}
 	if f.pod == nil || f.pod.Spec.NodeName == "" {
@@ -251,23 +259,57 @@ func withObjects(steps []Step, f *facts, vf *volumeFacts) []Step {
 	}
 	add(Step{Step: trace.Scheduled, pod: true, Time: conditionTime(f.pod, v1.PodScheduled), Detail: "pod assigned to node " + f.pod.Spec.NodeName})
 	for _, a := range f.attachmentsOf(vf.pvName) {
-		if a.Spec.NodeName == f.pod.Spec.NodeName && a.Status.Attached {
-			s := Step{Step: trace.Attached, Detail: "to node " + a.Spec.NodeName}
-			if e := eventNaming(f.podEvents, "SuccessfulAttachVolume", vf.pvName); e != nil {
-				s.Time = eventTime(e)
-			}
-			add(s)
+		if a.Spec.NodeName != f.pod.Spec.NodeName {
+			continue
 		}
+		if !a.Status.Attached {
+			steps = underWay(steps, Step{Step: trace.Attached, Began: a.CreationTimestamp.Time, Detail: "(VolumeAttachment " + a.Name + ")"})
+			continue
+		}
+		w := wrote(a, "f:status", "f:attached")
+		s := Step{Step: trace.Attached, Time: w.at, Detail: w.name("to node " + a.Spec.NodeName)}
+		if e := eventNaming(f.podEvents, "SuccessfulAttachVolume", vf.pvName); e != nil && s.Time.IsZero() {
+			s.Time = eventTime(e)
+		}
+		add(s)
 	}
-	if ready, at := holder.Ready(f.pod); ready {
+	ready, readyAt := holder.Ready(f.pod)
+	if up, at := volumesUp(f); ready || up && f.pod.DeletionTimestamp == nil { // one that is being deleted may have lost them
 		s := Step{Step: trace.Published}
+		if !isHolder(f.node) { // there it would be when the pod was Ready
+			s.Time = at
+		}
 		if e := eventNaming(f.podEvents, "SuccessfulMountVolume", vf.pvName); e != nil {
 			s.Time = eventTime(e)
 		}
 		add(s)
-		add(Step{Step: trace.Running, Time: at, Detail: "the pod is Ready"})
+	}
+	if ready {
+		add(Step{Step: trace.Running, Time: readyAt, Detail: "the pod is Ready"})
 	}
 	return steps
+}
+
+// handedOver adds that the claim was handed to a provisioner.
+func handedOver(vf *volumeFacts, add func(Step)) {
+	by := vf.claim.Annotations[storagehelpers.AnnStorageProvisioner]
+	if by == "" {
+		return
+	}
+	if e := lastEvent(vf.events, "ExternalProvisioning"); e != nil {
+		add(Step{Step: trace.Matched, Time: eventFirst(e), Detail: "handed to provisioner " + by})
+	} else if open(vf) {
+		add(Step{Step: trace.Matched, Time: annotated(vf.claim, storagehelpers.AnnStorageProvisioner).at, Detail: "handed to provisioner " + by})
+	}
+}
+
+// underWay adds a step that has begun, unless there is one of its kind.
+func underWay(steps []Step, s Step) []Step {
+	if slices.ContainsFunc(steps, func(o Step) bool { return o.rank() == s.rank() }) {
+		return steps
+	}
+	s.State, s.Coarse, s.Time = trace.Began, true, s.Began
+	return append(steps, s)
 }
 
 // between fills in the times from one step to the next. Steps without a time of their own (the API keeps none) are

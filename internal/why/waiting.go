@@ -3,6 +3,7 @@ package why
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -24,11 +25,20 @@ type complaint struct {
 	rank          int // of the step that failed
 }
 
+// tells is 0 for words that only say that it is not done yet, where others say why: the kubelet gives up waiting after two minutes
+// and says so after each error of the step itself.
+func (c *complaint) tells() int {
+	if unmountedVolumes.MatchString(c.message) {
+		return 0
+	}
+	return 1
+}
+
 // reasons says which step an event's reason is about.
 var reasons = map[string]int{
 	"FailedBinding": 2, "ProvisioningFailed": 4, "ClaimLost": 5, "ClaimMisbound": 5, "VolumeMismatch": 5, "ProvisioningCleanupFailed": 4,
 	"FailedScheduling": 6, "FailedAttachVolume": 7, "FailedMount": 9, "FailedMapVolume": 9, "NoContainerRuntime": 10,
-	"VolumeResizeFailed": 11, "FileSystemResizeFailed": 11, "FailedDetachVolume": 15, "VolumeFailedDelete": 17, "VolumeFailedRecycle": 17,
+	"VolumeResizeFailed": 11, "FileSystemResizeFailed": 11, "VolumeModifyFailed": 12, "FailedMountOnFilesystemMismatch": 8, "FailedDetachVolume": 15, "VolumeFailedDelete": 17, "VolumeFailedRecycle": 17,
 }
 
 // volumeProblem names the last error of a volume that still stands.
@@ -42,6 +52,10 @@ func volumeProblem(f *facts, vf *volumeFacts, steps []Step) *Problem {
 		p = problemOf(told)
 	case told != nil:
 		p.Message, p.From, p.Time, p.Count = told.message, told.from, told.time, told.count
+	}
+	if p.Cause == "class-parameter" && modificationWaits(vf) != nil {
+		p.What = fmt.Sprintf("VolumeAttributesClass %s has a parameter that the driver does not take.", vf.claim.Status.ModifyVolumeStatus.TargetVolumeAttributesClassName)
+		p.Advice = "Name another class in the claim's spec.volumeAttributesClassName, or delete the class and create it again. The volume works on as it is."
 	}
 	return p
 }
@@ -73,7 +87,7 @@ func latest(list []complaint) *complaint {
 	if len(list) == 0 {
 		return nil
 	}
-	c := slices.MaxFunc(list, func(a, b complaint) int { return a.time.Compare(b.time) })
+	c := slices.MaxFunc(list, func(a, b complaint) int { return cmp.Or(a.tells()-b.tells(), a.time.Compare(b.time)) })
 	return &c
 }
 
@@ -81,6 +95,9 @@ func latest(list []complaint) *complaint {
 func complaints(f *facts, vf *volumeFacts, steps []Step) []complaint {
 	var list []complaint
 	add := func(c complaint) {
+		if _, _, growing := growth(vf); c.rank == order[trace.Expanded] && !growing || c.rank == order[trace.Modified] && modificationWaits(vf) == nil {
+			return
+		}
 		if !settled(steps, c) && !(c.rank >= order[trace.Detached] && reusable(vf.pv)) {
 			list = append(list, c)
 		}
@@ -93,6 +110,7 @@ func complaints(f *facts, vf *volumeFacts, steps []Step) []complaint {
 	for i := range vf.events {
 		addEvent(add, &vf.events[i])
 	}
+	addConditions(add, vf)
 	for i := range f.podEvents {
 		if e := &f.podEvents[i]; aboutVolume(e, vf) {
 			addEvent(add, e)
@@ -136,8 +154,13 @@ func aboutVolume(e *v1.Event, vf *volumeFacts) bool {
 			return true
 		}
 	}
-	return false
+	unmounted := unmountedVolumes.FindStringSubmatch(e.Message)
+	return unmounted != nil && vf.source == nil && slices.Contains(strings.Fields(unmounted[1]), vf.name)
 }
+
+// unmountedVolumes finds the pod's volumes that the kubelet waited for in vain, by their names in the pod
+// (pkg/kubelet/volumemanager, WaitForAttachAndMount). It says of no volume what is wrong with it.
+var unmountedVolumes = regexp.MustCompile(`unmounted volumes=\[([^\]]*)\]`)
 
 // settled says whether the step that failed, or a later one, has succeeded since. Events have whole seconds.
 func settled(steps []Step, c complaint) bool {
@@ -170,27 +193,30 @@ func scheduling(p *v1.Pod) *complaint {
 
 // volumeWaiting says what the volume waits for now; nil when it waits for nothing. The journal's words are the more
 // exact, unless the objects show the cause: then they also show what would end it.
-func volumeWaiting(f *facts, vf *volumeFacts, v *Volume, holders []Holder) *Waiting {
+func volumeWaiting(f *facts, vf *volumeFacts, v *Volume, s *Sources) *Waiting {
 	what := waitsFor(f, vf)
 	w := &Waiting{For: what, Since: waitingSince(f, vf, v.Steps)}
 	if what == "" {
 		if w = growthWaits(f, vf); w == nil {
+			w = modificationWaits(vf)
+		}
+		if w == nil {
 			return nil
 		}
-	} else if s := openStep(v.Steps); s != nil {
+	} else if step := openStep(v.Steps); step != nil {
 		switch {
-		case !s.waitFrom.IsZero():
-			w.Since = s.waitFrom
-		case !s.Began.IsZero():
-			w.Since = s.Began
+		case !step.waitFrom.IsZero():
+			w.Since = step.waitFrom
+		case !step.Began.IsZero():
+			w.Since = step.Began
 		}
 		// The scheduler's refusal is not what is waited for; it is told as the reason.
-		if s.State == trace.Waiting && s.waitFor != "" && s.Step != trace.Scheduled && knownCause(f, vf) == nil {
-			w.For = strings.TrimPrefix(s.waitFor, "waiting for ")
+		if step.State == trace.Waiting && step.waitFor != "" && step.Step != trace.Scheduled && knownCause(f, vf) == nil {
+			w.For = strings.TrimPrefix(step.waitFor, "waiting for ")
 		}
 	}
-	for i := range holders {
-		h := &holders[i]
+	for i := range s.Holders {
+		h := &s.Holders[i]
 		if !holds(h, vf) {
 			continue
 		}
@@ -201,6 +227,10 @@ func volumeWaiting(f *facts, vf *volumeFacts, v *Volume, holders []Holder) *Wait
 			w.Holder += ", for pod " + h.Pod
 		}
 	}
+	if s.elsewhere() {
+		w.heldByObjects(f, vf)
+	}
+	w.Queue = queueOf(f, vf, w)
 	return w
 }
 
@@ -231,6 +261,8 @@ func waitsFor(f *facts, vf *volumeFacts) string {
 		}
 		return "the volume to be deleted"
 	case vf.pv != nil && claim == nil:
+		return volumeEnds(f, vf)
+	case claim == nil && f.unread("persistentvolumeclaims"):
 		return ""
 	case claim == nil:
 		return fmt.Sprintf("claim %s/%s to be created", vf.namespace, vf.claimName)
@@ -241,7 +273,7 @@ func waitsFor(f *facts, vf *volumeFacts) string {
 		return "finalizers: " + strings.Join(claim.Finalizers, ", ")
 	case claim.Status.Phase == v1.ClaimLost:
 		return "volume " + vf.pvName + " to come back"
-	case claim.Spec.VolumeName != "" && vf.pv == nil:
+	case claim.Spec.VolumeName != "" && vf.pv == nil && !f.unread("persistentvolumes"):
 		return "volume " + vf.pvName + " to be created"
 	case claim.Status.Phase != v1.ClaimBound:
 		return openClaimWaits(f, vf)
@@ -256,19 +288,48 @@ func waitsFor(f *facts, vf *volumeFacts) string {
 	if pod.DeletionTimestamp != nil {
 		return "the volume to be unmounted from pod " + pod.Name
 	}
-	attach := vf.pv.Spec.CSI != nil
-	if d := f.driver(driver); d != nil {
-		attach = ptr.Deref(d.Spec.AttachRequired, true)
+	if up, _ := volumesUp(f); up {
+		return ""
 	}
-	if attach && !slices.ContainsFunc(f.attachmentsOf(vf.pvName), attachedTo(pod.Spec.NodeName)) {
+	if vf.pv == nil { // it may not be read
+		return "the volume to be attached to and mounted on node " + pod.Spec.NodeName
+	}
+	if f.attaches(vf) && !f.unread("volumeattachments") && !slices.ContainsFunc(f.attachmentsOf(vf.pvName), attachedTo(pod.Spec.NodeName)) {
 		return fmt.Sprintf("driver %s to attach the volume to node %s", driver, pod.Spec.NodeName)
 	}
 	return fmt.Sprintf("node %s to mount the volume with %s", pod.Spec.NodeName, driver)
 }
 
+// attaches says whether volumes of the driver are attached before they are mounted. In-tree volumes that a CSI driver serves
+// (CSI migration) show it by their attachments alone.
+func (f *facts) attaches(vf *volumeFacts) bool {
+	if d := f.driver(vf.driverOf()); d != nil {
+		return ptr.Deref(d.Spec.AttachRequired, true)
+	}
+	return vf.pv != nil && vf.pv.Spec.CSI != nil || len(f.attachmentsOf(vf.pvName)) > 0
+}
+
+// volumeEnds says what a volume waits for that is being deleted and whose claim is gone.
+func volumeEnds(f *facts, vf *volumeFacts) string {
+	if vf.pv.DeletionTimestamp == nil {
+		return ""
+	}
+	for _, a := range f.attachmentsOf(vf.pvName) {
+		return "the volume to be detached from node " + a.Spec.NodeName + ", before it is deleted"
+	}
+	if len(vf.pv.Finalizers) == 0 {
+		return ""
+	}
+	return "finalizers: " + strings.Join(vf.pv.Finalizers, ", ")
+}
+
 func openClaimWaits(f *facts, vf *volumeFacts) string {
 	selected := vf.claim.Annotations[storagehelpers.AnnSelectedNode]
 	switch {
+	case vf.class == nil && f.unread("storageclasses") && selected == "" && f.pod != nil && f.pod.Spec.NodeName == "":
+		return "a volume, or a node for pod " + f.pod.Name
+	case vf.class == nil && f.unread("storageclasses"):
+		return "a volume" + strings.TrimSuffix(" of class "+vf.className, " of class ")
 	case vf.class == nil && vf.className != "":
 		return fmt.Sprintf("StorageClass %q to be created", vf.className)
 	case vf.class == nil:
@@ -349,7 +410,12 @@ func (j *Journey) explainPod(f *facts) {
 	if j.volumesTell() {
 		return
 	}
-	for _, c := range p.Status.ContainerStatuses {
+	if e := lastEvent(f.podEvents, "FailedCreatePodSandBox"); e != nil && !started(p) {
+		j.Waiting = &Waiting{For: "its sandbox, in which its containers run; its volumes are mounted", Since: eventFirst(e)}
+		j.Problem = problemOf(&complaint{message: e.Message, from: "event " + e.Reason, time: eventTime(e), count: eventCount(e)})
+		return
+	}
+	for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 		if w := c.State.Waiting; w != nil {
 			j.Waiting = &Waiting{For: "container " + c.Name + ": " + strings.TrimSpace(w.Reason+" "+w.Message), Since: p.CreationTimestamp.Time}
 			return
@@ -367,6 +433,10 @@ func (j *Journey) dropRepeated() {
 	for i := range j.Volumes {
 		switch p := j.Volumes[i].Problem; {
 		case p == nil || p.Message != j.Problem.Message:
+		case p.Cause == "volume-elsewhere" || p.Cause == "topology-nowhere": // of the objects, and so more exact
+			*j.Problem = *p
+			j.Volumes[i].Problem = nil
+			return
 		case p.Cause == j.Problem.Cause:
 			j.Problem.What, j.Problem.Advice = p.What, p.Advice // what the objects show is more exact than words
 			j.Volumes[i].Problem = nil
@@ -378,4 +448,11 @@ func (j *Journey) dropRepeated() {
 
 func attachedTo(node string) func(*storagev1.VolumeAttachment) bool {
 	return func(a *storagev1.VolumeAttachment) bool { return a.Spec.NodeName == node && a.Status.Attached }
+}
+
+// started says that a container of the pod runs or has run.
+func started(p *v1.Pod) bool {
+	return slices.ContainsFunc(slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses), func(c v1.ContainerStatus) bool {
+		return c.State.Running != nil || c.State.Terminated != nil || c.LastTerminationState.Terminated != nil
+	})
 }
