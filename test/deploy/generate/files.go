@@ -68,13 +68,14 @@ func (c content) definitions(root string) ([]string, error) {
 	return names, nil
 }
 
-// kustomize renders the chart with its defaults, a file for each template.
+// kustomize renders the chart with its defaults but one, a file for each template.
 func (c content) kustomize(root string, definitions []string) error {
 	loaded, err := chart.Load(filepath.Join(root, chartDir))
 	if err != nil {
 		return err
 	}
-	rendered, err := chart.Render(loaded, "default", nil)
+	// The one difference to Helm, which installs definitions before all else.
+	rendered, err := chart.Render(loaded, "default", map[string]any{"snapshotClasses": map[string]any{"byJob": true}})
 	if err != nil {
 		return err
 	}
