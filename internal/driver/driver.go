@@ -164,6 +164,10 @@ func (d *Driver) Run(ctx context.Context) error {
 		server.GracefulStop()
 		force.Stop()
 	})
+	watching, unwatch := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() { defer close(watched); d.keepSocket(watching, server) }()
+	defer func() { unwatch(); <-watched }()
 	close(d.serving)
 	err = server.Serve(listener) // removes the socket when it stops
 	if !stop() {
