@@ -39,7 +39,14 @@ var outside = map[string]string{
 	"backend-block/mount-with-new-uuid": "btrfs on a kernel before 6.7",
 	"backend-block/modify-queue":        "TestModify; set-queue does the same", "backend-block/reset-queue": "a volume with mutable parameters",
 	"pool/teardown-unmount-volume": "teardown", "pool/teardown-detach-volume": "teardown", "pool/teardown-unmount": "teardown",
+	"backend-cluster/create-volume": inCluster, "backend-cluster/change-volume": inCluster, "backend-cluster/delete-volume": inCluster,
+	"backend-cluster/give-up-volume": inCluster, "backend-cluster/create-snapshot": inCluster, "backend-cluster/delete-snapshot": inCluster,
+	"backend-cluster/give-up-snapshot": inCluster, "block-agent/create-pool": inCluster, "block-agent/report-pool": inCluster,
+	"block-agent/report-volume": inCluster, "block-agent/report-snapshot": inCluster, "block-agent/release-volume": inCluster,
+	"block-agent/release-snapshot": inCluster,
 }
+
+const inCluster = "TestKilledAtEveryBoundary of internal/backend/cluster"
 
 // The process is killed on both sides of every boundary of the storage rooms, one after the other, on a journey that
 // makes, uses, grows and deletes volumes and has the pool grow and shrink. After each kill the next process must be able

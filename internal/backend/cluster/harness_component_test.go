@@ -53,10 +53,11 @@ const (
 // world is a real API server (berth-apiserver in bin/, or the one that BERTH_APISERVER names) with the definitions of
 // deploy/kubernetes/crds, and two Nodes.
 type world struct {
-	config  *rest.Config
-	kube    kubernetes.Interface
-	objects *objects.Client
-	process *os.Process
+	kubeconfig string
+	config     *rest.Config
+	kube       kubernetes.Interface
+	objects    *objects.Client
+	process    *os.Process
 }
 
 func startWorld(t testing.TB) *world {
@@ -102,7 +103,7 @@ func startWorld(t testing.TB) *world {
 // worldAt is the API of a kubeconfig, as soon as it answers.
 func worldAt(t testing.TB, kubeconfig string) *world {
 	t.Helper()
-	w := &world{}
+	w := &world{kubeconfig: kubeconfig}
 	eventually(t, time.Minute, func() (err error) {
 		w.config, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
 		return err
