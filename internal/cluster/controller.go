@@ -131,8 +131,9 @@ func RunController(ctx context.Context, o ControllerOptions) error {
 	}
 	defer serving.Wait()
 	defer hush()
+	defer settle(c.log)() // of one that stands by; the lease brings another start
 	// The lease has a client of its own: it must not wait behind the volumes' requests.
-	err = lead(ctx, apart(base, 20, c.Election.RenewDeadline/2), c.Election, c.fence, c.log, c.work)
+	err = lead(ctx, aside(base, 20, c.Election.RenewDeadline/2), c.Election, c.fence, c.log, c.work)
 	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}

@@ -47,6 +47,7 @@ func (c *controller) work(ctx context.Context) error {
 	c.leads.Store(l)
 	defer c.leads.Store(nil)
 	c.log.Info("this process leads", "controllers", c.chosen(), "workers", c.Workers)
+	defer settle(c.log)()
 	return l.run(ctx)
 }
 
@@ -64,7 +65,7 @@ func (c *controller) newLeading() (l *leading, err error) {
 	l.informers = informers.NewSharedInformerFactoryWithOptions(c.client, 0, informers.WithTransform(lean))
 	l.capacity = informers.NewSharedInformerFactoryWithOptions(c.client, 0, informers.WithTransform(lean), informers.WithNamespace(c.namespace))
 	// Events have a limit of their own: a burst of volumes must not wait for what is told about it.
-	events, err := kubernetes.NewForConfig(apart(c.config, 50, 10*time.Second))
+	events, err := kubernetes.NewForConfig(aside(c.config, 50, 10*time.Second))
 	if err != nil {
 		return nil, err
 	}

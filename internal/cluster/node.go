@@ -88,6 +88,7 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 		return err
 	}
 	defer release()
+	defer settle(n.log)()
 	return n.run(ctx)
 }
 
@@ -254,7 +255,7 @@ func (n *node) run(ctx context.Context) error {
 }
 
 func (n *node) startEvents() error {
-	client, err := kubernetes.NewForConfig(apart(n.config, 5, callWithin))
+	client, err := kubernetes.NewForConfig(aside(n.config, 5, callWithin))
 	if err != nil {
 		return err
 	}
