@@ -9,10 +9,11 @@ import (
 
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
 )
 
-// attachments follows the VolumeAttachments of one attacher through one watch.
+// attachments follows the VolumeAttachments of one attacher.
 type attachments struct {
 	c      *cluster
 	driver string
@@ -21,53 +22,66 @@ type attachments struct {
 	changed  chan struct{}
 	attached map[string]time.Time // when it was seen attached
 	gone     map[string]bool
-	err      error
 }
 
+// attachments watches until ctx ends; an informer goes on where the API server ends a watch.
 func (c *cluster) attachments(ctx context.Context, driver string) (*attachments, error) {
 	a := &attachments{c: c, driver: driver, changed: make(chan struct{}), attached: map[string]time.Time{}, gone: map[string]bool{}}
-	w, err := c.client.StorageV1().VolumeAttachments().Watch(ctx, metav1.ListOptions{})
+	f := informers.NewSharedInformerFactory(c.client, 0)
+	seen, err := f.Storage().V1().VolumeAttachments().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    a.seen,
+		UpdateFunc: func(_, o any) { a.seen(o) },
+		DeleteFunc: a.left,
+	})
 	if err != nil {
 		return nil, err
 	}
-	go func() {
-		for e := range w.ResultChan() {
-			va, ok := e.Object.(*storagev1.VolumeAttachment)
-			if !ok || va.Spec.Attacher != driver {
-				continue
-			}
-			now := time.Now()
-			a.mu.Lock()
-			if _, known := a.attached[va.Name]; va.Status.Attached && !known {
-				a.attached[va.Name] = now
-			}
-			if e.Type == watch.Deleted {
-				a.gone[va.Name] = true
-			}
-			close(a.changed)
-			a.changed = make(chan struct{})
-			a.mu.Unlock()
-		}
-		a.mu.Lock()
-		a.err = fmt.Errorf("the watch of VolumeAttachments has ended: %w", context.Cause(ctx))
-		close(a.changed)
-		a.changed = make(chan struct{})
-		a.mu.Unlock()
-	}()
+	f.Start(ctx.Done())
+	if !cache.WaitForCacheSync(ctx.Done(), seen.HasSynced) {
+		return nil, fmt.Errorf("VolumeAttachments: %w", ctx.Err())
+	}
 	return a, nil
+}
+
+func (a *attachments) seen(o any) {
+	va, ok := o.(*storagev1.VolumeAttachment)
+	if !ok || va.Spec.Attacher != a.driver || !va.Status.Attached {
+		return
+	}
+	now := time.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, known := a.attached[va.Name]; !known {
+		a.attached[va.Name] = now
+		a.wake()
+	}
+}
+
+func (a *attachments) left(o any) {
+	key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o) // an attachment's name: it has no namespace
+	if err != nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gone[key] = true
+	a.wake()
+}
+
+// wake those that wait; called with mu held.
+func (a *attachments) wake() {
+	close(a.changed)
+	a.changed = make(chan struct{})
 }
 
 // wait until ok says yes, which is asked under the lock after each event.
 func (a *attachments) wait(ctx context.Context, what string, ok func() bool) error {
 	for {
 		a.mu.Lock()
-		yes, err, changed := ok(), a.err, a.changed
+		yes, changed := ok(), a.changed
 		a.mu.Unlock()
 		if yes {
 			return nil
-		}
-		if err != nil {
-			return err
 		}
 		select {
 		case <-changed:

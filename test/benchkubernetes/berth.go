@@ -28,8 +28,11 @@ func (b *bench) berthController(ctx context.Context, args ...string) (*process, 
 	return p, p.ready(ctx, addr)
 }
 
-// poolSize is the most that the node's pool may take of the disk; volumes without data take next to nothing of it.
-const poolSize = "40Gi"
+// The pool keeps each volume's size for it; the claims of one measurement fit, with room to spare.
+const (
+	poolSize  = "14Gi"
+	blockSize = "16Mi"
+)
 
 // berthNode starts `berth node --kubernetes` with a pool in an image file, and waits until it is ready. Its mounts are its own, so that
 // its end unmounts the pool and lets the loop device go.

@@ -16,7 +16,7 @@ const (
 	// patience bounds every wait for the controllers.
 	patience = 10 * time.Minute
 	// writers is how many requests the bench has under way at once.
-	writers = 32
+	writers = 48
 	// runLabel is on everything of one measurement.
 	runLabel  = "bench"
 	namespace = "default"

@@ -34,6 +34,7 @@ const nodeName = "bench"
 type cluster struct {
 	bin, dir   string
 	kubeconfig string
+	listen     string
 	api        *apiserver.Process
 	config     *rest.Config
 	client     kubernetes.Interface
@@ -51,17 +52,9 @@ func newCluster(ctx context.Context, bin string) (*cluster, error) {
 	if err != nil {
 		return c, err
 	}
-	addr := l.Addr().String()
+	c.listen = l.Addr().String()
 	l.Close()
-	log, err := os.OpenFile(filepath.Join(dir, "api.log"), os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return c, err
-	}
-	c.api, err = apiserver.Start(ctx, apiserver.Options{
-		Binary: filepath.Join(bin, apiserver.Program), Dir: filepath.Join(dir, "api"), Listen: addr, Kubeconfig: c.kubeconfig,
-		Controllers: "upstream", Log: log,
-	})
-	if err != nil {
+	if err := c.serve(ctx, "upstream"); err != nil {
 		return c, err
 	}
 	if c.config, err = clientcmd.BuildConfigFromFlags("", c.kubeconfig); err != nil {
@@ -73,6 +66,22 @@ func newCluster(ctx context.Context, bin string) (*cluster, error) {
 	}
 	c.dynamic, err = dynamic.NewForConfig(c.config)
 	return c, err
+}
+
+// serve starts the API server, with upstream's volume controllers or without any ("berth"); one that runs is stopped before.
+func (c *cluster) serve(ctx context.Context, controllers string) (err error) {
+	if c.api != nil {
+		c.api.Stop()
+	}
+	log, err := os.OpenFile(filepath.Join(c.dir, "api.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	c.api, err = apiserver.Start(ctx, apiserver.Options{
+		Binary: filepath.Join(c.bin, apiserver.Program), Dir: filepath.Join(c.dir, "api"), Listen: c.listen, Kubeconfig: c.kubeconfig,
+		Controllers: controllers, Log: log,
+	})
+	return err
 }
 
 // remove stops everything, the last first, and removes the directory.

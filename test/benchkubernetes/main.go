@@ -89,10 +89,12 @@ func (b *bench) close() { b.cluster.remove() }
 
 // build makes the programs that only the bench needs.
 func (b *bench) build(ctx context.Context) error {
-	script := exec.CommandContext(ctx, filepath.Join(b.source, "test/benchkubernetes/official.sh"), b.official)
-	script.Stdout, script.Stderr = os.Stderr, os.Stderr
-	if err := script.Run(); err != nil {
-		return fmt.Errorf("build the official sidecars: %w", err)
+	if b.has(officialSide) {
+		script := exec.CommandContext(ctx, filepath.Join(b.source, "test/benchkubernetes/official.sh"), b.plan.official)
+		script.Stdout, script.Stderr = os.Stderr, os.Stderr
+		if err := script.Run(); err != nil {
+			return fmt.Errorf("build the official sidecars: %w", err)
+		}
 	}
 	b.noop = filepath.Join(b.cluster.dir, "noop")
 	compile := exec.CommandContext(ctx, "go", "build", "-o", b.noop, "./test/benchkubernetes/noop")

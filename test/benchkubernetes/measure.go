@@ -214,7 +214,7 @@ func (b *bench) block(ctx context.Context) error {
 		return nil
 	}
 	row := b.table.row(fmt.Sprintf("%d claims → PVs created, "+blockDriver, b.claims), "≥ 50/s")
-	_, took, err := b.cluster.provision(ctx, "block", blockDriver, "64Mi", b.claims, b.controller, b.node)
+	_, took, err := b.cluster.provision(ctx, "block", blockDriver, blockSize, b.claims, b.controller, b.node)
 	if err != nil {
 		return err
 	}
@@ -252,7 +252,7 @@ func (b *bench) officialBlock(ctx context.Context, run string, claims int, args 
 		return "", err
 	}
 	defer p.stop()
-	_, took, err := b.cluster.provision(ctx, run, blockDriver, "64Mi", claims, p, b.node)
+	_, took, err := b.cluster.provision(ctx, run, blockDriver, blockSize, claims, p, b.node)
 	if err != nil {
 		return "", err
 	}
