@@ -88,8 +88,8 @@ func protobuf(c *rest.Config) *rest.Config {
 	return c
 }
 
-// apart is a copy of c with a limit of its own: what it is for never waits behind the volumes' requests.
-func apart(c *rest.Config, qps float32, timeout time.Duration) *rest.Config {
+// aside is a copy of c with a limit of its own: what it is for never waits behind the volumes' requests.
+func aside(c *rest.Config, qps float32, timeout time.Duration) *rest.Config {
 	c = protobuf(c)
 	c.QPS, c.Burst, c.RateLimiter = qps, int(2*qps), nil
 	c.Timeout = timeout
