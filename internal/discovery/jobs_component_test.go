@@ -10,13 +10,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/spf13/pflag"
 	batchv1 "k8s.io/api/batch/v1"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
+	k8stesting "k8s.io/client-go/testing"
 )
 
 // runJob plays the Job controller and the kubelet: it runs what a Job's container asks for, on the device that stands on this machine.
@@ -221,5 +225,70 @@ func TestAMountedConfigMap(t *testing.T) {
 	version(4, text+"}")
 	if pv := h.offered("raw", "c1"); pv.Labels["version"] != "v4" {
 		t.Errorf("labels %v", pv.Labels)
+	}
+}
+
+// Each write of a cleaning by Job fails, and the process dies at it; the next one ends where an undisturbed one does: wiped, offered again, and
+// a Job that a death has left behind does not stand for the cleaning of the next claim's data.
+func TestEachWriteOfAJobIsSurvived(t *testing.T) {
+	for name, at := range map[string][2]string{"the Job is made": {"create", "jobs"}, "the volume is deleted": {"delete", "persistentvolumes"}, "the Job is deleted": {"delete", "jobs"}} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			h.must(os.WriteFile(filepath.Join(h.dir, "config", keyJobs), []byte("true"), 0o644))
+			dev := h.loop("disk")
+			h.must(os.Symlink(dev, filepath.Join(h.dir, "raw", "disk")))
+			var made atomic.Int64
+			h.api.PrependReactor("create", "persistentvolumes", func(a k8stesting.Action) (bool, runtime.Object, error) { // as an API does
+				a.(k8stesting.CreateAction).GetObject().(*v1.PersistentVolume).UID = types.UID(fmt.Sprint("volume-", made.Add(1)))
+				return false, nil, nil
+			})
+			failed := make(chan struct{})
+			var once atomic.Bool
+			h.api.PrependReactor(at[0], at[1], func(k8stesting.Action) (bool, runtime.Object, error) {
+				if once.Swap(true) {
+					return false, nil, nil
+				}
+				close(failed)
+				return true, nil, errors.New("the connection was lost")
+			})
+			finish := func(pv *v1.PersistentVolume) {
+				job := h.theJob(pv)
+				h.must(runJob(t.Context(), job))
+				h.jobStatus(job, batchv1.JobStatus{Succeeded: 1})
+			}
+			h.start(withJobs(""))
+			pv := h.offered("raw", "disk")
+			h.phase(pv, v1.VolumeReleased)
+			if at != [2]string{"create", "jobs"} {
+				finish(pv)
+			}
+			<-failed
+			h.stop()
+			h.start(withJobs(""))
+			if at == [2]string{"create", "jobs"} {
+				finish(pv)
+			}
+			var second *v1.PersistentVolume
+			h.until("another volume", func() error {
+				if second = h.offered("raw", "disk"); second.UID == pv.UID {
+					return errors.New("it is the first")
+				}
+				return nil
+			})
+			h.run("sh", "-c", "printf theirs | dd of="+dev+" bs=512 seek=40000 conv=fsync,notrunc status=none")
+			h.phase(second, v1.VolumeReleased)
+			h.until("a Job of the second volume's", func() error {
+				if job := h.theJob(second); job.Labels[jobVolumeUID] != string(second.UID) {
+					return fmt.Errorf("it is of %s", job.Labels[jobVolumeUID])
+				}
+				return nil
+			})
+			finish(second)
+			h.again("raw", "disk", func() {
+				if b, err := os.ReadFile(dev); err != nil || strings.Contains(string(b), "theirs") {
+					t.Errorf("the second claim's data is left (%v)", err)
+				}
+			})
+		})
 	}
 }

@@ -55,7 +55,7 @@ var notCrossed = map[string]string{
 const (
 	ofACluster = "a cluster's; internal/cluster's component tests kill `berth controller` and `berth node` there"
 	byCommand  = "`berth migrate` writes, not `berth up`; test/e2e kills it before and after each of its writes, both ways"
-	byJobs     = "`berth up` runs no Jobs; internal/discovery's component tests end the discovery at each stage of one"
+	byJobs     = "`berth up` runs no Jobs; internal/discovery's component tests fail each write of one in turn, and start anew"
 	byNodes    = "`berth up` has one node; internal/discovery/vanished fails each write in turn, and starts anew"
 	noInTree   = "no in-tree plugin of this build provisions, deletes or recycles; internal/claim fails each write in turn with one that does"
 	fullDisk   = "the host's disk must become full between a check and the allocation after it"
