@@ -6,7 +6,7 @@ DATA_DIR ?= /var/lib/berth
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 export CGO_ENABLED ?= 1
 
-.PHONY: help run test build setup setup-tests unit component e2e kill kill-sample test-vm test-kubernetes lint fuzz bench clean generate
+.PHONY: help run test build setup setup-tests unit component e2e kill kill-sample test-vm test-kubernetes lint fuzz bench bench-kubernetes image clean generate
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -31,6 +31,8 @@ lint: ## gofmt, go vet, staticcheck, and the rule that every effect has a bounda
 unit: ## tests that need no root, with the race detector
 	go test -race $$(go list ./... | grep -v /test/)
 	cd cmd/berth-apiserver && go test ./...
+	cd deploy/image && go test ./...
+	cd test/deploy && go test ./...
 
 component: setup-tests build ## tests on real loop devices, XFS and mounts (root)
 	$(SUDO) env "PATH=$$PATH" go test -tags component -count=1 -p 1 ./internal/...
@@ -57,6 +59,12 @@ fuzz: ## each fuzz target for 20 s
 
 bench: setup-tests build ## the figures as a table, with upstream's controllers in the same run (root)
 	$(SUDO) env "PATH=$$PATH" go run ./test/bench -bin $(BIN)
+
+bench-kubernetes: setup build image ## controller and node agent beside the official sidecars, as a table (root)
+	$(SUDO) env "PATH=$$PATH" go run ./test/benchkubernetes -bin $(BIN) -image $(BIN)/berth-image.tar
+
+image: build ## the container image as an OCI archive, bin/berth-image.tar, without a daemon
+	@scripts/image.sh $(BIN)/berth-image.tar "$(VERSION)"
 
 generate: ## copy the definitions anew from their modules, and make our own from api/
 	go generate ./api/... ./internal/standalone
