@@ -315,6 +315,7 @@ func TestLVMOpenElsewhere(t *testing.T) {
 			return "(sleep)", func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
 		},
 		"a loop device on top": func(t *testing.T) (string, func()) {
+			run(t, "modprobe", "loop")
 			loop := strings.TrimSpace(run(t, "losetup", "--find", "--show", device(id)))
 			return loop, func() { run(t, "losetup", "--detach", loop) }
 		},

@@ -50,6 +50,33 @@ func TestNFSLife(t *testing.T) {
 	succeeds(t, "nfs", "unmount", filepath.Join(filepath.Dir(dir), "never-made"))
 }
 
+// A server in userspace is served as the kernel's is: what is written arrives, a directory of the share is one, what is not there is refused, and
+// an unmount leaves nothing.
+func TestNFSOfGanesha(t *testing.T) {
+	started(t, ganeshaServer)
+	share := with(nfsShare, "mountOptions", "vers=4.1,port="+ganeshaPort)
+	dir, below := podDir(t, "nfs"), podDir(t, "nfs")+"-below"
+	twice(t, "nfs", "mount", dir, options(share))
+	isMounted(t, dir, "127.0.0.1:/vol", "nfs4", "rw", "nosuid", "nodev")
+	write(t, filepath.Join(dir, "a/b/file"), "through the mount")
+	holds(t, "/srv/ganesha/a/b/file", "through the mount")
+	twice(t, "nfs", "mount", below, options(with(share, "subPath", "a/b", "kubernetes.io/readwrite", "ro")))
+	isMounted(t, below, "127.0.0.1:/vol/a/b", "nfs4", "ro")
+	holds(t, filepath.Join(below, "file"), "through the mount")
+	if err := os.WriteFile(filepath.Join(below, "file"), nil, 0o644); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("the reader wrote: %v", err)
+	}
+	for _, at := range []string{below, dir} {
+		if a := twice(t, "nfs", "unmount", at); a.Warning != "" {
+			t.Errorf("warned: %s", a.Warning)
+		}
+		notMounted(t, at)
+	}
+	fails(t, "", "nfs", "mount", dir, options(with(share, "share", "/none")))
+	fails(t, "", "nfs", "mount", dir, options(with(share, "subPath", "a/none")))
+	notMounted(t, dir)
+}
+
 func TestNFSWays(t *testing.T) {
 	started(t, nfsServer)
 	for name, c := range map[string]struct {

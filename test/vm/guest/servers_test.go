@@ -64,6 +64,24 @@ var nfsServer = sync.OnceValue(func() error {
 		exportfs -ra; rpc.nfsd -N 3 4; rpc.mountd -N 3`)
 })
 
+// ganeshaServer is a server in userspace, as many clusters have one for NFS: another implementation than the kernel's, on a port of its own.
+var ganeshaServer = sync.OnceValue(func() error {
+	return script(`
+		modprobe nfs; modprobe nfsv4
+		mkdir -p /srv/ganesha /run/ganesha /var/lib/nfs/ganesha
+		mount -t tmpfs tmpfs /srv/ganesha; mkdir -p /srv/ganesha/a/b; chmod 777 /srv/ganesha /srv/ganesha/a/b
+		cat > /run/ganesha/conf <<-'C'
+		NFS_CORE_PARAM { NFS_Port = ` + ganeshaPort + `; NFS_Protocols = 4; Enable_NLM = false; Enable_RQUOTA = false; }
+		NFSv4 { Graceless = true; RecoveryBackend = fs; }
+		EXPORT { Export_Id = 1; Path = /srv/ganesha; Pseudo = /vol; Access_Type = RW; Squash = No_Root_Squash; SecType = sys; FSAL { Name = VFS; } }
+		C
+		ganesha.nfsd -f /run/ganesha/conf -L /run/ganesha/log -p /run/ganesha/pid
+		for i in $(seq 300); do up=$(ss -Hltn 'sport = :` + ganeshaPort + `'); [ -n "$up" ] && exit 0; sleep 0.1; done
+		echo "nfs-ganesha does not listen"; tail -20 /run/ganesha/log; exit 1`)
+})
+
+const ganeshaPort = "20490"
+
 // Of the one user that Samba knows. A comma and a quote would end an option, spaces a word.
 const (
 	smbUser     = "berth"
