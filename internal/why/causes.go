@@ -296,6 +296,8 @@ var wordings = []wording{
 	say("not-supported", `which Berth's scheduler does not support`, "The pod demands something of the scheduler that Berth does not have.", "Do as the message says."),
 	say("no-nodes", `no nodes available to schedule`, "There is no node.", "Start one: berth up, or berth node."),
 
+	say("source-not-ready", `error getting handle for DataSource Type \w+ by Name ([^:\s]+)`, "What the claim is made from, $1, is not ready, or not there.",
+		"See it: berth why volumesnapshot/NAME, or pvc/NAME for a clone. The volume is made as soon as it is ready."),
 	say("too-small", `too few (?:for|bytes)|needs at least [0-9.]+ ?[KMGT]i?B|smaller than the (?:smallest|minimum)`, "The claim asks for less than the smallest volume that the driver makes.",
 		"Ask for more: delete the claim and make it again with a larger request."),
 	say("grow-unmounted", `grown? only while it is not mounted|volume can't be expanded while it is in use`, "The volume cannot grow while it is mounted; it works on at its present size.",

@@ -8,11 +8,12 @@ import (
 // TestWordings: error messages as the components tell them, and what they mean.
 func TestWordings(t *testing.T) {
 	for message, want := range map[string]string{
-		`MountVolume.NewMounter initialization failed for volume "l" : path "/mnt/disks/a" does not exist`:                                           "local-path-missing",
-		`create Pod web-1 in StatefulSet web failed error: admission webhook "policy.example.com" denied the request: sign it`:                       "webhook",
-		`Internal error occurred: failed calling webhook "policy.example.com": failed to call webhook: Post "https://p.svc:443": connection refused`: "webhook-down",
-		`AttachVolume.Attach failed for volume "v" : CSINode n1 does not contain driver foo.csi.example.com`:                                         "driver-not-registered",
-		`AttachVolume.Attach failed for volume "v" : timed out waiting for external-attacher of foo.csi.example.com CSI driver to attach volume h`:   "attacher-silent",
+		`failed to provision volume with StorageClass "x": error getting handle for DataSource Type VolumeSnapshot by Name before: snapshot before is not Ready`: "source-not-ready",
+		`MountVolume.NewMounter initialization failed for volume "l" : path "/mnt/disks/a" does not exist`:                                                       "local-path-missing",
+		`create Pod web-1 in StatefulSet web failed error: admission webhook "policy.example.com" denied the request: sign it`:                                   "webhook",
+		`Internal error occurred: failed calling webhook "policy.example.com": failed to call webhook: Post "https://p.svc:443": connection refused`:             "webhook-down",
+		`AttachVolume.Attach failed for volume "v" : CSINode n1 does not contain driver foo.csi.example.com`:                                                     "driver-not-registered",
+		`AttachVolume.Attach failed for volume "v" : timed out waiting for external-attacher of foo.csi.example.com CSI driver to attach volume h`:               "attacher-silent",
 		`VAC "fast" does not exist.`: "attributes-class-missing",
 		`Failed to create pod sandbox: rpc error: code = Unknown desc = failed to setup network for sandbox "1": plugin failed`:                                        "sandbox",
 		`rpc error: code = Internal desc = RequestLimitExceeded: Request limit exceeded.`:                                                                              "throttled",

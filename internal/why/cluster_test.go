@@ -40,6 +40,7 @@ type clusterStory struct {
 }
 
 func (s *clusterStory) sources() Sources {
+	//lint:ignore SA1019 NewClientset is not generated for snapshots
 	return Sources{Client: fake.NewClientset(s.objects...), Snapshots: snapfake.NewSimpleClientset(s.snapshots...), Program: KubectlProgram, Now: clusterNow}
 }
 
