@@ -11,10 +11,11 @@ import (
 	"k8s.io/klog/v2"
 
 	"berth.io/berth/internal/cluster"
+	"berth.io/berth/internal/discovery/vanished"
 )
 
 func newController() *cobra.Command {
-	o := cluster.ControllerOptions{Election: cluster.DefaultElection, Version: Version}
+	o := cluster.ControllerOptions{Election: cluster.DefaultElection, Vanished: vanished.DefaultDelays(), Version: Version}
 	var addresses, controllers, gates []string
 	var election, immediate bool
 	c := &cobra.Command{
@@ -70,6 +71,7 @@ In a pod the service account is used, elsewhere --kubeconfig.`,
 	f.DurationVar(&o.Election.LeaseDuration, "leader-election-lease-duration", o.Election.LeaseDuration, "how long others wait before they take over a Lease that is not renewed")
 	f.DurationVar(&o.Election.RenewDeadline, "leader-election-renew-deadline", o.Election.RenewDeadline, "how long the holder tries to renew the Lease before it stops")
 	f.DurationVar(&o.Election.RetryPeriod, "leader-election-retry-period", o.Election.RetryPeriod, "how often it is tried")
+	o.Vanished.AddFlags(f)
 	_ = c.RegisterFlagCompletionFunc("controllers", cobra.FixedCompletions(append([]string{"*"}, cluster.Roles...), cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("feature-gates", cobra.FixedCompletions(cluster.Gates(), cobra.ShellCompDirectiveNoFileComp))
 	return c

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"berth.io/berth/internal/discovery/vanished"
 	"berth.io/berth/internal/provision"
 )
 
@@ -33,6 +34,9 @@ type ControllerOptions struct {
 	StrictTopology, NoImmediateTopology      bool
 	ControllerPublishReadOnly                bool
 	CapacityPoll                             time.Duration
+
+	// Vanished says when local volumes of nodes that are gone are cleaned up; zero: the defaults.
+	Vanished vanished.Delays
 
 	Log     *slog.Logger
 	Version string
@@ -63,7 +67,10 @@ func (o *ControllerOptions) Validate() error {
 	if len(o.CSIAddress) == 0 && !o.Controllers[RoleBlock] && !o.Controllers[RoleRetention] && !o.Controllers[string(provision.SnapshotController)] {
 		return errors.New("--controllers without block, and no --csi-address: there is no driver to work for")
 	}
-	return errors.Join(o.API.validate(), o.Election.validate(), validEndpoint("--http-endpoint", o.HTTP))
+	if o.Vanished.Interval == 0 {
+		o.Vanished = vanished.DefaultDelays()
+	}
+	return errors.Join(o.Vanished.Validate(), o.API.validate(), o.Election.validate(), validEndpoint("--http-endpoint", o.HTTP))
 }
 
 // controller is the process: what it has before it holds the lease.

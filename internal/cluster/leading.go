@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 
+	"berth.io/berth/internal/discovery/vanished"
 	"berth.io/berth/internal/provision"
 	"berth.io/berth/internal/retention"
 )
@@ -35,6 +36,7 @@ type leading struct {
 	block     *blockHalf // nil without the role
 	provision *provision.Manager
 	retention *retention.Controller // nil without the role
+	vanished  *vanished.Controller  // nil without the role
 }
 
 // work runs until ctx ends, and returns when everything has stopped.
@@ -78,7 +80,7 @@ func (c *controller) newLeading() (l *leading, err error) {
 		return nil, err
 	}
 	l.snapshots = snapfactory.NewSharedInformerFactoryWithOptions(snaps, 0, snapfactory.WithTransform(lean))
-	return l, errors.Join(l.makeProvision(theirs, snaps), l.makeRetention(), l.makeBlock())
+	return l, errors.Join(l.makeProvision(theirs, snaps), l.makeRetention(), l.makeVanished(), l.makeBlock())
 }
 
 func (l *leading) recorder(component string) record.EventRecorder {
@@ -159,6 +161,17 @@ func (l *leading) makeRetention() error {
 	return err
 }
 
+// makeVanished makes what looks after the local volumes of nodes that are gone.
+func (l *leading) makeVanished() (err error) {
+	c := l.c
+	if !c.Controllers[RoleDiscovery] {
+		return nil
+	}
+	l.vanished, err = vanished.New(vanished.Options{Delays: c.Vanished, Client: c.client, Informers: l.informers, Events: l.recorder("local-volume-node-cleanup"),
+		Log: c.log, Metrics: c.metrics})
+	return err
+}
+
 // run starts the informers and the rooms, and ends in the other order: what others are called by stops last.
 func (l *leading) run(ctx context.Context) error {
 	lower, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -178,6 +191,9 @@ func (l *leading) run(ctx context.Context) error {
 	room("provision", l.provision.Run)
 	if l.retention != nil {
 		room("retention", l.retention.Run)
+	}
+	if l.vanished != nil {
+		room("discovery", l.vanished.Run)
 	}
 	if l.block != nil {
 		defer l.block.start(lower, ctx, work)()

@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -19,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"berth.io/berth/internal/block/pool"
@@ -53,9 +55,23 @@ func (w *world) kubelet(dir, driverName string) error {
 	if err != nil {
 		return err
 	}
-	have.Spec.Drivers = append(have.Spec.Drivers, storagev1.CSINodeDriver{Name: info.Name, NodeID: node.NodeId})
-	if _, err := w.api.StorageV1().CSINodes().Update(ctx, have, metav1.UpdateOptions{}); err != nil {
-		return err
+	if !shows(have, info.Name) {
+		d := storagev1.CSINodeDriver{Name: info.Name, NodeID: node.NodeId}
+		labels := map[string]string{}
+		for key, value := range node.GetAccessibleTopology().GetSegments() {
+			d.TopologyKeys, labels[key] = append(d.TopologyKeys, key), value
+		}
+		have.Spec.Drivers = append(have.Spec.Drivers, d)
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": labels}})
+		if err != nil {
+			return err
+		}
+		if _, err := w.api.CoreV1().Nodes().Patch(ctx, "n1", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			return err
+		}
+		if _, err := w.api.StorageV1().CSINodes().Update(ctx, have, metav1.UpdateOptions{}); err != nil {
+			return err
+		}
 	}
 	_, err = client.NotifyRegistrationStatus(ctx, &registration.RegistrationStatus{PluginRegistered: true})
 	return err
@@ -96,6 +112,7 @@ func (w *world) taints() (keys string) {
 // mounted, and the next process goes on with them.
 func TestANodesLife(t *testing.T) {
 	w := newWorld(t)
+	w.define("../../deploy/kubernetes/crds/storage.berth.io_block*.yaml")
 	w.nodeObject()
 	kubelet, data := filepath.Join(w.dir, "kubelet"), filepath.Join(w.dir, "data")
 	if err := os.MkdirAll(kubelet, 0o755); err != nil {
@@ -143,6 +160,25 @@ func TestANodesLife(t *testing.T) {
 		t.Errorf("at the end: %s", got)
 	}
 	w.unmountVolume(kubelet)
+
+	// The controller's half of the driver, in its own process: a claim's volume is made in this node's pool, and deleted there.
+	_, controller := w.controller("a")
+	w.answers("http://"+controller+"/readyz", 200)
+	w.class(driver.BlockName)
+	w.claim("c")
+	w.bound("c")
+	if pv := w.volumes(); len(pv) != 1 || pv[0].Spec.NodeAffinity == nil {
+		t.Errorf("volumes: %+v", pv)
+	}
+	if err := w.api.CoreV1().PersistentVolumeClaims("default").Delete(t.Context(), "c", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the volume to go", time.Minute, func() error {
+		if n := len(w.volumes()); n > 0 {
+			return fmt.Errorf("%d PersistentVolumes", n)
+		}
+		return nil
+	})
 	p.end(t, syscall.SIGTERM)
 }
 

@@ -20,6 +20,7 @@ func (n *node) runDiscovery(ctx context.Context) error {
 	defer f.Shutdown()
 	defer stop()
 	d, err := discovery.New(discovery.Options{Client: n.client, Informers: f, Node: n.NodeName, Config: n.DiscoveryConfig, InContainer: true,
+		Jobs:   discovery.JobsFromEnvironment(n.namespace),
 		Events: n.recorder("local-volume-provisioner"), Log: n.log, Metrics: n.metrics})
 	if err != nil {
 		return err

@@ -22,8 +22,12 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/yaml"
 
 	"berth.io/berth/internal/apiserver"
 )
@@ -79,6 +83,36 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// define installs CustomResourceDefinitions.
+func (w *world) define(pattern string) {
+	w.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		w.Fatalf("no definitions at %s (%v)", pattern, err)
+	}
+	c, err := clientcmd.BuildConfigFromFlags("", w.config)
+	if err != nil {
+		w.Fatal(err)
+	}
+	client, err := dynamic.NewForConfig(c)
+	if err != nil {
+		w.Fatal(err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			w.Fatal(err)
+		}
+		u := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal(b, &u.Object); err != nil {
+			w.Fatalf("%s: %v", file, err)
+		}
+		if _, err := client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}).Create(w.Context(), u, metav1.CreateOptions{}); err != nil {
+			w.Fatalf("%s: %v", file, err)
+		}
+	}
 }
 
 func freeAddress(t *testing.T) string {
