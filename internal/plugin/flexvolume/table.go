@@ -433,6 +433,10 @@ func (t *table) loaded() []string {
 }
 
 // get returns the driver as it is in its directory now. One that has changed is asked to init first, which the caller waits for.
+//
+// Between this look and the start of the program are microseconds in which it may be taken away or replaced. Neither matters: a program that
+// is gone is not started, which changes nothing and is tried again (plugin.ErrUncertain is not it); of one that is replaced the new version
+// does the call, whole, as a kubelet would have it, and its event has it asked to init before the next.
 func (t *table) get(ctx context.Context, name string) (*driver, error) {
 	if err := checkDriver(name); err != nil {
 		return nil, err

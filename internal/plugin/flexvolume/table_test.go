@@ -328,12 +328,12 @@ func TestNotSupportedIsRemembered(t *testing.T) {
 // A driver is replaced while one of its call-outs is under way: that one ends as it began, and the next is the new one's.
 func TestReplacedDuringACall(t *testing.T) {
 	r := newRig(t)
-	hold := filepath.Join(r.state, "hold")
+	hold, began := filepath.Join(r.state, "hold"), filepath.Join(r.state, "began")
 	if err := os.WriteFile(hold, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	version := func(v string) string {
-		return `case $1 in init) echo '{"status":"Success"}';; attach) while [ -e ` + hold + ` ]; do sleep 0.02; done; echo '{"status":"Success","device":"` + v + `"}';; *) echo '{"status":"Not supported"}';; esac`
+		return `case $1 in init) echo '{"status":"Success"}';; attach) : >` + began + `; while [ -e ` + hold + ` ]; do sleep 0.02; done; echo '{"status":"Success","device":"` + v + `"}';; *) echo '{"status":"Not supported"}';; esac`
 	}
 	r.install("k8s/x", version("old"))
 	r.run()
@@ -343,6 +343,9 @@ func TestReplacedDuringACall(t *testing.T) {
 		got <- fmt.Sprint(a.DevicePath, err)
 	}()
 	for c := r.Calls(); len(c) == 0 || c[0].CallOut != "attach"; c = r.Calls() {
+		time.Sleep(5 * time.Millisecond)
+	}
+	for _, err := os.Stat(began); err != nil; _, err = os.Stat(began) { // the call is listed before its program is started
 		time.Sleep(5 * time.Millisecond)
 	}
 	r.install("k8s/x", version("new"))
