@@ -152,7 +152,7 @@ func (d *Discovery) beingCleaned(volume string) error {
 	if ended, _ := jobEnded(job); ended {
 		return nil
 	}
-	return fmt.Errorf("Job %s/%s still cleans it", job.Namespace, job.Name)
+	return fmt.Errorf("the Job %s/%s still cleans it", job.Namespace, job.Name)
 }
 
 // cleanByJob does the next step of cleaning a device by a Job: make it, wait for it, or take volume and Job away after it.

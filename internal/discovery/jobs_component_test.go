@@ -161,7 +161,7 @@ func TestJobsThatDoNotEndWell(t *testing.T) {
 	h.stop()
 	h.must(h.api.CoreV1().PersistentVolumes().Delete(t.Context(), pv.Name, metav1.DeleteOptions{}))
 	h.start(withJobs(""))
-	h.said("Job berth/cleanup-" + pv.Name + " still cleans it")
+	h.said("the Job berth/cleanup-" + pv.Name + " still cleans it")
 	h.jobStatus(h.theJob(pv), batchv1.JobStatus{Succeeded: 1})
 	h.offered("raw", "disk")
 }
