@@ -36,7 +36,7 @@ func main() {
 	flag.StringVar(&p.image, "image", "bin/berth-image.tar", "the image, whose size is told")
 	flag.StringVar(&p.only, "only", "", "measure one side: berth or official")
 	flag.IntVar(&p.volumes, "volumes", 10000, "PersistentVolumes for the memory of a large cluster")
-	flag.IntVar(&p.claims, "claims", 500, "claims at once; as many attachments are detached at once")
+	flag.IntVar(&p.claims, "claims", 500, "claims at once; as many attachments are detached at once; 0: memory alone")
 	flag.IntVar(&p.slowClaims, "default-claims", 60, "claims at once for the official provisioner with its default QPS of 5")
 	flag.IntVar(&p.attaches, "attaches", 200, "attaches with nothing else to do")
 	flag.IntVar(&p.rounds, "rounds", 2, "times that all are detached while others are attached")
