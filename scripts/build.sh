@@ -26,3 +26,4 @@ build() {
 build . berth ./cmd/berth -ldflags "-s -w -X berth.io/berth/internal/cli.Version=$version"
 build cmd/berth-apiserver berth-apiserver . -ldflags "-s -w"
 CGO_ENABLED=0 build . berth-flexvolume ./cmd/berth-flexvolume -trimpath -ldflags "-s -w -X main.Version=$version"
+CGO_ENABLED=0 build . kubectl-berth ./cmd/kubectl-berth -trimpath -ldflags "-s -w -X main.Version=$version"
