@@ -100,6 +100,9 @@ var examples = map[string]example{
 	"discovery.yaml": {then: func(s *story) {
 		s.event("example-disks-0", "FailedScheduling", "persistent volumes to bind")
 	}, delete: "sc/example-disks"},
+	"statefulset-local.yaml": {then: func(s *story) {
+		s.event("example-local-0", "FailedScheduling", "persistent volumes to bind")
+	}, delete: "sc/example-raw-disks"},
 	"flexvolume-block.yaml": {pods: []string{"example-flexvolume-block"}, claims: []string{"example-flexvolume-block"}, prepare: func(s *story, text string) string {
 		return strings.ReplaceAll(text, "VOLUME-ID", s.lent("256Mi", "ext4"))
 	}, then: func(s *story) {
