@@ -27,3 +27,4 @@ build . berth ./cmd/berth -ldflags "-s -w -X berth.io/berth/internal/cli.Version
 build cmd/berth-apiserver berth-apiserver . -ldflags "-s -w"
 CGO_ENABLED=0 build . berth-flexvolume ./cmd/berth-flexvolume -trimpath -ldflags "-s -w -X main.Version=$version"
 CGO_ENABLED=0 build . kubectl-berth ./cmd/kubectl-berth -trimpath -ldflags "-s -w -X main.Version=$version"
+ln -sf kubectl-berth "$bin/kubectl_complete-berth"
