@@ -72,13 +72,16 @@ func closure(named []string) ([]string, error) {
 	out := slices.Clone(named)
 	for line := range strings.Lines(text) {
 		// The packages themselves stand at the line's begin; a provided name in <>.
-		if name := strings.TrimSpace(line); name != "" && line[0] != ' ' && line[0] != '|' && line[0] != '<' && strings.HasPrefix(name, "lib") {
+		if name := strings.TrimSpace(line); name != "" && line[0] != ' ' && line[0] != '|' && line[0] != '<' && isLibrary(name) {
 			out = append(out, name)
 		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out), nil
 }
+
+// isLibrary goes by Debian's names.
+func isLibrary(name string) bool { return strings.HasPrefix(name, "lib") || name == "zlib1g" }
 
 // candidate is the version of a package that apt would install.
 type candidate struct{ name, version, arch string }

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"berth.io/berth/test/deploy/chart"
+	"berth.io/berth/test/deploy/roles"
 )
 
 // Places, below the project's directory.
@@ -20,6 +21,9 @@ const (
 	chartDir      = "deploy/helm/berth"
 	kustomizeDir  = "deploy/kubernetes"
 	standaloneDir = "internal/standalone/manifests"
+	documentation = "docs/kubernetes.md"
+	tableBegin    = "<!-- made from test/deploy/roles.yaml by `make generate` -->\n"
+	tableEnd      = "<!-- end -->\n"
 	generated     = "# Made from deploy/helm/berth by `make generate`; edit the chart.\n"
 )
 
@@ -29,34 +33,52 @@ type content map[string][]byte
 // files are all that is generated.
 func files(root string) (content, error) {
 	out := content{}
-	definitions, err := out.definitions(root)
+	if err := out.definitions(root); err != nil {
+		return nil, err
+	}
+	if err := out.kustomize(root); err != nil {
+		return nil, err
+	}
+	return out, out.permissions(root)
+}
+
+// permissions writes the table of roles into its place in the documentation.
+func (c content) permissions(root string) error {
+	all, err := roles.Read(filepath.Join(root, "test/deploy/roles.yaml"))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := out.kustomize(root, definitions); err != nil {
-		return nil, err
+	text, err := os.ReadFile(filepath.Join(root, documentation))
+	if err != nil {
+		return err
 	}
-	return out, nil
+	before, rest, found := strings.Cut(string(text), tableBegin)
+	_, after, ended := strings.Cut(rest, tableEnd)
+	if !found || !ended {
+		return fmt.Errorf("%s has no place for the table: %s … %s", documentation, tableBegin, tableEnd)
+	}
+	c[documentation] = []byte(before + tableBegin + roles.Table(all) + tableEnd + after)
+	return nil
 }
 
 // definitions collects the CustomResourceDefinitions: those of snapshots from where `berth up` has them, ours from where they are made.
-func (c content) definitions(root string) ([]string, error) {
+func (c content) definitions(root string) error {
 	snapshots, err := filepath.Glob(filepath.Join(root, standaloneDir, "*snapshot.storage.k8s.io_*.yaml"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ours, err := filepath.Glob(filepath.Join(root, kustomizeDir, "crds", "storage.berth.io_*.yaml"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if len(snapshots) == 0 || len(ours) == 0 {
-		return nil, errors.New("the definitions are not there; run `go generate ./api/... ./internal/standalone`")
+		return errors.New("the definitions are not there; run `go generate ./api/... ./internal/standalone`")
 	}
 	var names []string
 	for _, file := range slices.Concat(snapshots, ours) {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		name := filepath.Base(file)
 		names = append(names, name)
@@ -65,11 +87,11 @@ func (c content) definitions(root string) ([]string, error) {
 	}
 	slices.Sort(names)
 	c[path.Join(kustomizeDir, "crds", "kustomization.yaml")] = kustomization(names)
-	return names, nil
+	return nil
 }
 
 // kustomize renders the chart with its defaults but one, a file for each template.
-func (c content) kustomize(root string, definitions []string) error {
+func (c content) kustomize(root string) error {
 	loaded, err := chart.Load(filepath.Join(root, chartDir))
 	if err != nil {
 		return err
