@@ -6,7 +6,7 @@ DATA_DIR ?= /var/lib/berth
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 export CGO_ENABLED ?= 1
 
-.PHONY: help run test build setup setup-tests unit component e2e kill kill-sample test-vm test-kubernetes lint fuzz bench bench-kubernetes image clean generate
+.PHONY: help run test build setup setup-tests unit component e2e kill kill-sample test-slow test-vm test-kubernetes lint fuzz bench bench-kubernetes image clean generate
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ component: setup-tests build ## tests on real loop devices, XFS and mounts (root
 
 e2e: setup-tests build ## one test per user story: the real `berth up`, driven by kubectl (root)
 	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) go test -count=1 -timeout 40m ./test/boundaries ./test/e2e
+
+test-slow: setup-tests build ## mounts that take two minutes (root)
+	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) go test -tags slow -count=1 -timeout 10m -run TestMountsThatTakeTwoMinutes ./test/e2e
 
 kill: setup-tests build ## kill -9 at every step boundary, all of them (root; long)
 	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_KILL_SAMPLE=all BERTH_KILL_BATCH=12 go test -count=1 -timeout 120m -v ./test/kill

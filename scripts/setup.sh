@@ -9,7 +9,7 @@ declare -A package=(
 case ${1:-} in
   --tests) package+=([podman]=podman [crun]=crun [conmon]=conmon [busybox]=busybox-static [systemd-analyze]=systemd [setpriv]=util-linux [fio]=fio) ;;
   --vm) package+=([qemu-system-x86_64]=qemu-system-x86 [busybox]=busybox-static [depmod]=kmod [cpio]=cpio [lz4]=lz4 [python3]=python3
-    [mount.nfs]=nfs-common [exportfs]=nfs-kernel-server
+    [mount.nfs]=nfs-common [exportfs]=nfs-kernel-server [ganesha.nfsd]=nfs-ganesha
     [smbd]=samba [mount.cifs]=cifs-utils [lvm]=lvm2 [thin_check]=thin-provisioning-tools [ss]=iproute2) ;;
   --kubernetes) package+=([containerd]=containerd [runc]=runc [iptables]=iptables [ip]=iproute2 [openssl]=openssl [busybox]=busybox-static
     [pkill]=procps [/usr/lib/cni/bridge]=containernetworking-plugins) ;;
@@ -21,6 +21,7 @@ missing=()
 for command in "${!package[@]}"; do
   command -v "$command" >/dev/null || missing+=("${package[$command]}")
 done
+[ "${1:-}" != --vm ] || compgen -G '/usr/lib/*/ganesha/libfsalvfs.so' >/dev/null || missing+=(nfs-ganesha-vfs) # a library
 [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev) # the race detector links with it
 [ ${#missing[@]} -gt 0 ] || exit 0
 mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
