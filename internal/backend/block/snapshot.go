@@ -132,9 +132,13 @@ func showSnapshots(all []pool.Snapshot) []backend.Snapshot {
 	return out
 }
 
-// CheckSnapshotParameters refuses parameters that no node's backend would take: ErrInvalid.
+// CheckSnapshotParameters refuses parameters that no node's backend would take: ErrInvalid. What a class says in deletionPolicy is often
+// said once more among its parameters, as in Kubernetes' own tests (storage/framework/volume_group_snapshot_resource.go): it changes nothing here.
 func CheckSnapshotParameters(parameters map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
+		if value := parameters[name]; name == "deletionPolicy" && (value == "Delete" || value == "Retain") {
+			continue
+		}
 		return fmt.Errorf("%w: unknown parameter %q: a VolumeSnapshotClass of this driver has none", backend.ErrInvalid, name)
 	}
 	return nil
