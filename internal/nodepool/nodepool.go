@@ -7,11 +7,13 @@ package nodepool
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"berth.io/berth/internal/backend"
 	"berth.io/berth/internal/backend/block"
 	"berth.io/berth/internal/block/pool"
 	"berth.io/berth/internal/host/loop"
@@ -83,4 +85,13 @@ type Shared struct {
 // Attach implements backend.Controller.
 func (b *Shared) Attach(ctx context.Context, id, node string, readOnly bool) error {
 	return b.flex.Exclude(ctx, "block", id, func() error { return b.Backend.Attach(ctx, id, node, readOnly) })
+}
+
+// Detach implements backend.Controller. What is attached through FlexVolume alone is not attached for the caller, and stays.
+func (b *Shared) Detach(ctx context.Context, id, node string) error {
+	err := b.flex.Exclude(ctx, "block", id, func() error { return b.Backend.Detach(ctx, id, node) })
+	if errors.Is(err, backend.ErrInUse) {
+		return nil
+	}
+	return err
 }

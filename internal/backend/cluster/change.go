@@ -127,7 +127,11 @@ func (b *Backend) Detach(ctx context.Context, id, node string) error {
 		return nil
 	}
 	c := change{op: api.OperationDetach, what: "detach volume " + id}
-	c.done = func(v *api.BlockVolume) bool { return v.Spec.AttachedTo == nil && len(v.Status.Nodes) == 0 }
+	c.done = func(v *api.BlockVolume) bool {
+		// Once the node has seen that, what it still names is attached by somebody else there (FlexVolume), who lets go of it himself.
+		seen := v.Status.ObservedGeneration >= v.Generation && objects.Find(v.Status.Errors, api.OperationDetach) == nil
+		return v.Spec.AttachedTo == nil && (len(v.Status.Nodes) == 0 || seen)
+	}
 	if o.Spec.AttachedTo != nil {
 		c.spec = map[string]any{"attachedTo": nil}
 	}

@@ -292,6 +292,46 @@ func TestLostNode(t *testing.T) {
 	}
 }
 
+// The API server is gone for a while. Calls say so; what is attached stays; and when it is back everything goes on, with what happened
+// on the node meanwhile.
+func TestAPIServerAway(t *testing.T) {
+	w := startWorld(t)
+	a := w.serve(t, nodeA, newDir(t), 4<<30)
+	b := w.control(t)
+	offers(t, b, nodeA)
+	v, err := b.Create(within(t, 20*time.Second), request("before", 100*mib))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Attach(within(t, 20*time.Second), v.ID, nodeA, false); err != nil {
+		t.Fatal(err)
+	}
+	w.stop()
+	if _, err := b.Create(within(t, 3*time.Second), request("meanwhile", 100*mib)); err == nil {
+		t.Error("made without an API server")
+	}
+	if _, err := a.backend.Create(t.Context(), backend.CreateRequest{Name: "stranger", RequiredBytes: 100 * mib}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(15 * time.Second)
+	if have, err := a.backend.Get(t.Context(), v.ID); err != nil || len(have.Nodes) != 1 {
+		t.Errorf("what was attached is not any more: %+v, %v", have, err)
+	}
+	w.restart()
+	eventually(t, time.Minute, func() error { _, err := b.Create(within(t, 10*time.Second), request("meanwhile", 100*mib)); return err })
+	eventually(t, time.Minute, func() error {
+		p, err := w.objects.Pools.Get(t.Context(), nodeA, metav1.GetOptions{})
+		if err != nil || p.Status.Volumes != 3 || p.Status.Orphans != 1 {
+			return fmt.Errorf("%+v, %v", p.Status, err)
+		}
+		return nil
+	})
+	ctx := within(t, 30*time.Second)
+	if err := errors.Join(b.Detach(ctx, v.ID, nodeA), b.Delete(ctx, v.ID), b.Delete(ctx, backend.VolumeID("meanwhile"))); err != nil {
+		t.Error(err)
+	}
+}
+
 // Data that are gone are told of, and never made anew, empty.
 func TestVanishedData(t *testing.T) {
 	w := startWorld(t)

@@ -57,8 +57,14 @@ type world struct {
 	config     *rest.Config
 	kube       kubernetes.Interface
 	objects    *objects.Client
-	process    *os.Process
+	start      func() *exec.Cmd
+	server     *exec.Cmd
 }
+
+// stop kills the API server; restart starts it again, with what it had, at the same address.
+func (w *world) stop() { w.server.Process.Kill(); w.server.Wait() }
+
+func (w *world) restart() { w.server = w.start() }
 
 func startWorld(t testing.TB) *world {
 	t.Helper()
@@ -84,15 +90,26 @@ func startWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(bin, "--data-dir", dir, "--listen", addr)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	start := func() *exec.Cmd {
+		cmd := exec.Command(bin, "--data-dir", dir, "--listen", addr)
+		cmd.Stdout, cmd.Stderr = log, log
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	w := worldAt(t, filepath.Join(dir, "kubeconfig"))
-	w.process = cmd.Process
+	server := start()
+	var w *world
+	t.Cleanup(func() {
+		if w != nil {
+			server = w.server
+		}
+		server.Process.Kill()
+		server.Wait()
+	})
+	w = worldAt(t, filepath.Join(dir, "kubeconfig"))
+	w.start, w.server = start, server
 	w.define(t)
 	for _, n := range []string{nodeA, nodeB} {
 		w.addNode(t, n)

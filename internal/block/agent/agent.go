@@ -215,12 +215,15 @@ const longest = 5 * time.Minute
 var errAgain = errors.New("again later")
 
 func (a *Agent) one(ctx context.Context, key string) {
-	ctx, cancel := context.WithTimeout(ctx, longest)
+	bounded, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
-	err := a.reconcile(ctx, key)
+	err := a.reconcile(bounded, key)
 	if err == nil {
 		a.queue.Forget(key)
 		return
+	}
+	if ctx.Err() != nil {
+		return // the end; the next start looks at every object
 	}
 	if !errors.Is(err, errAgain) {
 		a.o.Log.Warn("an object of the block store could not be worked; it is tried again", slog.String("object", key), slog.Any("error", err))

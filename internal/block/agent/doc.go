@@ -23,9 +23,9 @@
 //
 // # What it may do in the API
 //
-//	storage.berth.io  blockvolumes            get list watch patch
+//	storage.berth.io  blockvolumes            list watch patch
 //	storage.berth.io  blockvolumes/status     patch
-//	storage.berth.io  blocksnapshots          get list watch patch
+//	storage.berth.io  blocksnapshots          list watch patch
 //	storage.berth.io  blocksnapshots/status   patch
 //	storage.berth.io  blockpools              list watch create
 //	storage.berth.io  blockpools/status       patch
