@@ -55,7 +55,7 @@ spec:
 		}, "claim", "ProvisioningFailed", []string{`secret`, `nobodys`}, "storageclass"},
 		{"a secret without its namespace", func(u string) string {
 			return class(u, "parameters: {csi.storage.k8s.io/provisioner-secret-name: nobodys}") + claim("claim", u, "64Mi")
-		}, "claim", "ProvisioningFailed", []string{`provisioner-secret`, "amespace"}, "storageclass"},
+		}, "claim", "ProvisioningFailed", []string{"Provisioner secrets", "Both must be specified"}, "storageclass"},
 		{"larger than any pool", func(u string) string {
 			return class(u, "") + claim("claim", u, "900Ti")
 		}, "claim", "ProvisioningFailed", []string{"pool"}, "storageclass"},
