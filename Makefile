@@ -53,9 +53,9 @@ test-vm: setup build ## the FlexVolume drivers with kernel NFS, CIFS and LVM, in
 	@scripts/setup.sh --vm
 	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) go test -tags vm -count=1 -timeout 70m -v ./test/vm
 
-test-kubernetes: setup build ## the drivers under a real Kubernetes 1.36.3, built from its modules (root; the first time 20 minutes)
+test-kubernetes: setup build image ## in a real Kubernetes 1.36.3, built from its modules (root; the first time 20 minutes more)
 	@scripts/setup.sh --kubernetes
-	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) go test -tags kubernetes -count=1 -timeout 60m -v ./test/kubernetes
+	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_IMAGE=$(BIN)/berth-image.tar go test -tags kubernetes -count=1 -timeout 180m -v ./test/kubernetes
 
 fuzz: ## each fuzz target for 20 s
 	@scripts/fuzz.sh 20s
