@@ -15,13 +15,13 @@ func newCleanDevice() *cobra.Command {
 	var disk string
 	var raw bool
 	c := &cobra.Command{
-		Use:    "clean-device [--disk IDENTITY] [--raw] -- SCRIPT [ARGUMENT]...",
-		Short:  "Wipe the device that " + discovery.EnvDevice + " names, as the local volume provisioner's SCRIPT does",
+		Use:   "clean-device [--disk IDENTITY] [--raw] -- SCRIPT [ARGUMENT]...",
+		Short: "Wipe the device that " + discovery.EnvDevice + " names, as the local volume provisioner's SCRIPT does",
 		Long: `Wipe the device that ` + discovery.EnvDevice + ` names, as the local volume provisioner's SCRIPT does: ` + "`/scripts/quick_reset.sh`" + `, blkdiscard.sh,
 dd_zero.sh, shred.sh. It is what a Job runs that cleans a local disk (useJobForCleaning). A device in use is refused.`,
 		Example: `  ` + discovery.EnvDevice + `=/mnt/raw/disk1 berth clean-device -- /scripts/dd_zero.sh`,
 		Hidden:  true,
-		Args:   cobra.MinimumNArgs(1),
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, command []string) error {
 			device := os.Getenv(discovery.EnvDevice)
 			if device == "" {
