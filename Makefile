@@ -32,10 +32,10 @@ unit: ## tests that need no root, with the race detector
 	go test -race $$(go list ./... | grep -v /test/)
 	cd cmd/berth-apiserver && go test ./...
 	cd deploy/image && go test ./...
-	cd test/deploy && go test ./...
 
-component: setup-tests build ## tests on real loop devices, XFS and mounts (root)
-	$(SUDO) env "PATH=$$PATH" go test -tags component -count=1 -p 1 ./internal/...
+component: setup-tests build ## tests on real loop devices, XFS and mounts; the chart on a real API server (root)
+	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) go test -tags component -count=1 -p 1 ./internal/...
+	cd test/deploy && env BERTH_BIN=$(BIN) go test -count=1 ./...
 
 e2e: setup-tests build ## one test per user story: the real `berth up`, driven by kubectl (root)
 	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) go test -count=1 -timeout 40m ./test/boundaries ./test/e2e
@@ -71,6 +71,7 @@ image: build ## the container image as an OCI archive, bin/berth-image.tar, with
 
 generate: ## copy the definitions anew from their modules, and make our own from api/
 	go generate ./api/... ./internal/standalone
+	cd test/deploy && go run ./generate
 
 clean: ## remove bin/
 	rm -rf $(BIN)

@@ -68,7 +68,7 @@ func TestProbe(t *testing.T) {
 		"ready":          {&csi.ProbeResponse{Ready: wrapperspb.Bool(true)}, ""},
 		"says nothing":   {&csi.ProbeResponse{}, ""},
 		"not ready":      {&csi.ProbeResponse{Ready: wrapperspb.Bool(false)}, "not ready"},
-		"does not serve": {nil, "Probe at "},
+		"does not serve": {nil, "probe at "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, err := os.MkdirTemp("", "b-")

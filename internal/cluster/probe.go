@@ -36,10 +36,10 @@ func (p *prober) probe(ctx context.Context) error {
 	defer cancel()
 	answer, err := csi.NewIdentityClient(p.conn).Probe(ctx, &csi.ProbeRequest{}, grpc.WaitForReady(true))
 	if err != nil {
-		return fmt.Errorf("Probe at %s: %w", p.socket, err)
+		return fmt.Errorf("probe at %s: %w", p.socket, err)
 	}
 	if answer.GetReady() != nil && !answer.GetReady().GetValue() {
-		return errors.New("Probe at " + p.socket + ": the driver says that it is not ready")
+		return errors.New("probe at " + p.socket + ": the driver says that it is not ready")
 	}
 	return nil
 }

@@ -4,14 +4,12 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 )
 
 // table collects the figures and prints them as Markdown: a row for each work, a column for each side.
 type table struct {
-	notes []string
-	rows  []*row
+	rows []*row
 }
 
 type row struct{ work, reach, berth, official string }
@@ -38,17 +36,10 @@ func (r *row) set(s side, figure string) {
 	}
 }
 
-func (t *table) note(format string, args ...any) {
-	t.notes = append(t.notes, fmt.Sprintf(format, args...))
-}
-
 func (t *table) print(w io.Writer) {
 	fmt.Fprintf(w, "\n| work | to reach | berth | official |\n|---|---|---|---|\n")
 	for _, r := range t.rows {
 		fmt.Fprintf(w, "| %s | %s | %s | %s |\n", r.work, r.reach, r.berth, r.official)
-	}
-	if len(t.notes) > 0 {
-		fmt.Fprintf(w, "\n- %s\n", strings.Join(t.notes, "\n- "))
 	}
 }
 

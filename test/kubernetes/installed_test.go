@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -205,19 +204,6 @@ func (s *story) read(into any, args ...string) error {
 		return err
 	}
 	return json.Unmarshal([]byte(out), into)
-}
-
-// input runs a command inside with something on its standard input.
-func (s *story) input(in io.Reader, args ...string) (string, error) {
-	cmd := shared.inside(s.ctx, args...)
-	cmd.Stdin = in
-	return output(cmd)
-}
-
-// berthVolumes are the names of the node's volumes, as the cluster's objects have them.
-func (s *story) berthVolumes() []string {
-	s.Helper()
-	return strings.Fields(s.inside("kubectl", "get", "blockvolumes.storage.berth.io", "-o", "jsonpath={.items[*].metadata.name}"))
 }
 
 // onDisk are the names of the volumes that the node's pool has.

@@ -36,13 +36,16 @@ func (b *Backend) whyAway(name string) string {
 			return fmt.Sprintf("node %s is not ready since %s (%s)", name, c.LastTransitionTime.UTC().Format(time.RFC3339), c.Message)
 		}
 	}
-	for _, p := range objects.Of[api.BlockPool](b.pools, byNode, name) {
-		if !p.Status.Ready {
-			return fmt.Sprintf("the pool of node %s is not ready (%s)", name, reasonOf(p))
-		}
-		return ""
+	pools := objects.Of[api.BlockPool](b.pools, byNode, name)
+	if len(pools) == 0 {
+		return fmt.Sprintf("node %s has no pool: does the node agent run there?", name)
 	}
-	return fmt.Sprintf("node %s has no pool: does the node agent run there?", name)
+	for _, p := range pools {
+		if p.Status.Ready {
+			return ""
+		}
+	}
+	return fmt.Sprintf("the pool of node %s is not ready (%s)", name, reasonOf(pools[0]))
 }
 
 func reasonOf(p *api.BlockPool) string {

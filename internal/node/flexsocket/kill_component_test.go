@@ -106,7 +106,7 @@ func (a *agent) live(t *testing.T) {
 	away := func() {
 		t.Helper()
 		steps("take away",
-			func() error { return a.driver.Unmount(ctx, pod) },
+			func() error { return a.unmount(ctx, pod) },
 			func() error { return a.driver.UnmountDevice(ctx, device) },
 			func() error { return a.driver.Detach(ctx, "pv", "n") })
 	}
