@@ -291,11 +291,43 @@ func TestForget(t *testing.T) {
 	hold("both", "now", engine("b"))
 	hold("host", "former", Caller{By: Host, ID: "/srv/host"})
 	hold("lost", "now", Caller{By: Host, ID: "/srv/lost"})
-	n.service.forget(t.Context(), map[string]bool{"/srv/host": true})
+	if err := n.service.records.write(&record{Path: "/srv/host", Namespace: ns, Name: "host"}); err != nil {
+		t.Fatal(err)
+	}
+	n.service.forget(t.Context())
 	for volume, want := range map[string]int{"before": 0, "now": 1, "both": 1, "host": 1, "lost": 0} {
 		if got := n.callers(t, volume); len(got) != want {
 			t.Errorf("%s: %v", volume, got)
 		}
+	}
+}
+
+// An instance that starts looks at who counts; a mount that begins at that moment is nobody's leftover.
+func TestAMountThatBeginsWhileTheInstanceForgets(t *testing.T) {
+	n := newNode(t)
+	n.service.records = recordsIn(t.TempDir())
+	n.create(t, "data")
+	began := false
+	n.PrependReactor("list", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+		if began {
+			return false, nil, nil
+		}
+		began = true
+		m := &record{Path: "/srv/data", Namespace: ns, Name: "data"}
+		if err := n.service.records.write(m); err != nil {
+			t.Error(err)
+		}
+		pod := holderPod(&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "data"}}, m.caller())
+		if err := n.Tracker().Add(pod); err != nil { // a call of the client would wait for this one
+			t.Error(err)
+		}
+		return false, nil, nil
+	})
+	if err := n.service.Run(t.Context()); err != nil || !began {
+		t.Fatal(err)
+	}
+	if got := n.callers(t, "data"); len(got) != 1 {
+		t.Errorf("counts: %v", got)
 	}
 }
 

@@ -288,12 +288,8 @@ func (s *Service) Run(ctx context.Context) error {
 	if err != nil {
 		s.log.Error("records of mounts on the host", "error", err)
 	}
-	wanted := map[string]bool{}
-	for _, m := range all {
-		wanted[m.Path] = true
-	}
 	if err == nil { // else a caller of the unreadable record would be taken for one of nobody
-		s.forget(ctx, wanted)
+		s.forget(ctx)
 	}
 	s.mountAll(ctx, all)
 	return nil
@@ -363,21 +359,43 @@ func (s *Service) Restore(ctx context.Context) error {
 
 // forget takes away the callers of a former boot of the machine, whose containers have ended with it, and those for a
 // path of the host of which nobody knows.
-func (s *Service) forget(ctx context.Context, wanted map[string]bool) {
+func (s *Service) forget(ctx context.Context) {
 	pods, err := s.client.CoreV1().Pods(corev1.NamespaceAll).List(ctx, metav1.ListOptions{LabelSelector: holderLabel + "=" + holderValue})
 	if err != nil {
 		s.log.Error("list mounts", "error", err)
 		return
 	}
-	past := func(c Caller) bool {
-		return c.By == Engine && c.Boot != "" && c.Boot != s.boot || c.By == Host && !wanted[c.ID]
-	}
+	ended := func(c Caller) bool { return c.By == Engine && c.Boot != "" && c.Boot != s.boot }
 	for i := range pods.Items {
 		p := &pods.Items[i]
-		if _, err := s.leave(ctx, p.Namespace, p.Name, past); err != nil && ctx.Err() == nil {
+		_, err := s.leave(ctx, p.Namespace, p.Name, ended)
+		for _, c := range callersOf(p) {
+			if c.By == Host {
+				err = errors.Join(err, s.forgetPath(ctx, p, c))
+			}
+		}
+		if err != nil && ctx.Err() == nil {
 			s.log.Error("forget callers of a former boot", "pod", p.Namespace+"/"+p.Name, "error", err)
 		}
 	}
+}
+
+// forgetPath takes away a caller for a path of the host that has no record. A mount writes its record first, so that one that begins
+// meanwhile is not mistaken for a stranger, nor waited for.
+func (s *Service) forgetPath(ctx context.Context, pod *corev1.Pod, c Caller) error {
+	if m, err := s.records.get(c.ID); m != nil || err != nil {
+		return err
+	}
+	held, err := s.busy.Acquire(ctx, c.ID, "forgetting a mount of which nobody knows")
+	if err != nil {
+		return err
+	}
+	defer held.Release()
+	if m, err := s.records.get(c.ID); m != nil || err != nil {
+		return err
+	}
+	_, err = s.leave(ctx, pod.Namespace, pod.Name, c.is)
+	return err
 }
 
 // resume mounts what a record wants, however long its volume takes, or finishes its unmount.
