@@ -12,12 +12,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/util/flowcontrol"
-)
 
-// Protobuf is half the work of JSON on both sides; custom resources and errors still come as JSON.
-const (
-	protobufContent = "application/vnd.kubernetes.protobuf"
-	protobufAccept  = protobufContent + ",application/json"
+	"berth.io/berth/internal/apiclient"
 )
 
 // API says how the cluster's API is reached; names are the sidecars'.
@@ -81,16 +77,9 @@ func (a *API) config(workers int, agent string) (*rest.Config, error) {
 	return c, nil
 }
 
-// protobuf is a copy of c for the kinds that are built in.
-func protobuf(c *rest.Config) *rest.Config {
-	c = rest.CopyConfig(c)
-	c.AcceptContentTypes, c.ContentType = protobufAccept, protobufContent
-	return c
-}
-
 // aside is a copy of c with a limit of its own: what it is for never waits behind the volumes' requests.
 func aside(c *rest.Config, qps float32, timeout time.Duration) *rest.Config {
-	c = protobuf(c)
+	c = apiclient.Protobuf(c)
 	c.QPS, c.Burst, c.RateLimiter = qps, int(2*qps), nil
 	c.Timeout = timeout
 	return c

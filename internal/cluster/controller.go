@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"berth.io/berth/internal/apiclient"
 	"berth.io/berth/internal/discovery/vanished"
 	"berth.io/berth/internal/provision"
 )
@@ -112,7 +113,7 @@ func RunController(ctx context.Context, o ControllerOptions) error {
 	}
 	c.fence = newFence(c.Election.fencedFor())
 	c.config = wrapped(base, c.fence.Wrap)
-	if c.client, err = kubernetes.NewForConfig(protobuf(c.config)); err != nil {
+	if c.client, err = kubernetes.NewForConfig(apiclient.Protobuf(c.config)); err != nil {
 		return err
 	}
 	c.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 
+	"berth.io/berth/internal/apiclient"
 	"berth.io/berth/internal/discovery/vanished"
 	"berth.io/berth/internal/provision"
 	"berth.io/berth/internal/retention"
@@ -89,7 +90,7 @@ func (l *leading) recorder(component string) record.EventRecorder {
 
 func (l *leading) makeProvision(theirs *rest.Config, snaps snapclient.Interface) error {
 	c := l.c
-	client, err := kubernetes.NewForConfig(protobuf(theirs))
+	client, err := kubernetes.NewForConfig(apiclient.Protobuf(theirs))
 	if err != nil {
 		return err
 	}

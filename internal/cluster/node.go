@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 
+	"berth.io/berth/internal/apiclient"
 	"berth.io/berth/internal/backend"
 	"berth.io/berth/internal/block/agent"
 	"berth.io/berth/internal/block/objects"
@@ -76,7 +77,7 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 	if n.config, err = n.API.config(nodeWorkers, "berth-node/"+o.Version); err != nil {
 		return err
 	}
-	if n.client, err = kubernetes.NewForConfig(protobuf(n.config)); err != nil {
+	if n.client, err = kubernetes.NewForConfig(apiclient.Protobuf(n.config)); err != nil {
 		return err
 	}
 	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

@@ -2,8 +2,9 @@ package cluster
 
 import (
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"berth.io/berth/internal/apiclient"
 )
 
 // lean keeps of each object what is read here: it is the larger part of the process's memory in a cluster with many.
@@ -18,10 +19,7 @@ func lean(o any) (any, error) {
 		o.Status = leanNodeStatus(o.Status)
 		o.Annotations = nil
 	}
-	if m, err := meta.Accessor(o); err == nil {
-		m.SetManagedFields(nil)
-	}
-	return o, nil
+	return apiclient.WithoutManagedFields(o)
 }
 
 // leanNodeStatus keeps whether the node is ready: the list of images alone may have 50 entries.

@@ -14,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
@@ -26,6 +25,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 
+	"berth.io/berth/internal/apiclient"
 	"berth.io/berth/internal/attach"
 	"berth.io/berth/internal/backend"
 	"berth.io/berth/internal/claim"
@@ -93,21 +93,13 @@ func (in *instance) newRooms() (r *rooms, err error) {
 		return nil, err
 	}
 	r.events = record.NewBroadcaster()
-	r.informers = informers.NewSharedInformerFactoryWithOptions(in.client, 0, informers.WithTransform(withoutManagedFields))
+	r.informers = informers.NewSharedInformerFactoryWithOptions(in.client, 0, informers.WithTransform(apiclient.WithoutManagedFields))
 	for _, make := range []func() error{r.makeDriver, r.makePlugins, r.makeControllers, r.makeSnapshots, r.makeProvision, r.makeMetadata, r.makeNode, r.makeDiscovery, r.makeNamed, r.watchPublished} {
 		if err := make(); err != nil {
 			return nil, errors.Join(err, r.journal.Close())
 		}
 	}
 	return r, nil
-}
-
-// withoutManagedFields drops what nobody here reads and what is half of an object's memory.
-func withoutManagedFields(o any) (any, error) {
-	if m, err := meta.Accessor(o); err == nil {
-		m.SetManagedFields(nil)
-	}
-	return o, nil
 }
 
 // recorder names the events' source as upstream's component does, so that users and tools recognize them.
@@ -194,7 +186,7 @@ func (r *rooms) makeSnapshots() error {
 	if err != nil {
 		return err
 	}
-	r.snapshots = snapfactory.NewSharedInformerFactoryWithOptions(snaps, 0, snapfactory.WithTransform(withoutManagedFields))
+	r.snapshots = snapfactory.NewSharedInformerFactoryWithOptions(snaps, 0, snapfactory.WithTransform(apiclient.WithoutManagedFields))
 	r.retention, err = retention.New(retention.Options{Client: schedules, Informers: r.informers, Snap: snaps, SnapInformers: r.snapshots,
 		Events: r.recorder("snapshot-schedule"), Log: in.log, Metrics: r.metrics})
 	return err
@@ -213,8 +205,7 @@ func (r *rooms) makeProvision() error {
 	if err != nil {
 		return err
 	}
-	cfg.AcceptContentTypes, cfg.ContentType = protobufAccept, protobufContent
-	client, err := kubernetes.NewForConfig(cfg)
+	client, err := kubernetes.NewForConfig(apiclient.Protobuf(cfg))
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"berth.io/berth/internal/apiclient"
 	"berth.io/berth/internal/apiserver"
 	"berth.io/berth/internal/flexvolume/block"
 	"berth.io/berth/internal/node"
@@ -236,12 +237,6 @@ func (in *instance) stopAPI() {
 	}
 }
 
-// Protobuf is half the work of JSON on both sides; custom resources and errors still come as JSON.
-const (
-	protobufContent = "application/vnd.kubernetes.protobuf"
-	protobufAccept  = protobufContent + ",application/json"
-)
-
 // clients makes the REST configuration: no client-side rate limit (the API server is ours alone), protobuf.
 func (in *instance) clients() error {
 	cfg, err := clientcmd.BuildConfigFromFlags("", in.dir.Kubeconfig())
@@ -250,10 +245,8 @@ func (in *instance) clients() error {
 	}
 	cfg.QPS = -1
 	cfg.UserAgent = "berth/" + in.Version
-	in.config = rest.CopyConfig(cfg)
-	typed := rest.CopyConfig(cfg)
-	typed.AcceptContentTypes, typed.ContentType = protobufAccept, protobufContent
-	in.client, err = kubernetes.NewForConfig(typed)
+	in.config = cfg
+	in.client, err = kubernetes.NewForConfig(apiclient.Protobuf(cfg))
 	return err
 }
 

@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	api "berth.io/berth/api/v1alpha1"
+	"berth.io/berth/internal/apiclient"
 )
 
 // Client of the block store's objects.
@@ -77,12 +78,7 @@ func Informer[L runtime.Object](client reader[L], example runtime.Object, s Sele
 			return client.Watch(ctx, o)
 		},
 	}, example, 0, indexers)
-	return informer, informer.SetTransform(func(o any) (any, error) {
-		if m, ok := o.(metav1.Object); ok {
-			m.SetManagedFields(nil) // most of an object's size, and nobody here reads it
-		}
-		return o, nil
-	})
+	return informer, informer.SetTransform(apiclient.WithoutManagedFields)
 }
 
 // Last is the object of a deletion that an informer may have seen too late.

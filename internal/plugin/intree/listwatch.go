@@ -4,7 +4,6 @@ import (
 	"context"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -39,14 +38,6 @@ func (k objectKey) newObject() runtime.Object {
 		return &v1.Secret{}
 	}
 	return &v1.ConfigMap{}
-}
-
-// dropManagedFields keeps the cache small: a config map's managed fields are often larger than its data.
-func dropManagedFields(obj any) (any, error) {
-	if m, err := meta.Accessor(obj); err == nil {
-		m.SetManagedFields(nil)
-	}
-	return obj, nil
 }
 
 // newerThan compares resource versions; a version that cannot be compared counts as newer, so that nothing is missed.

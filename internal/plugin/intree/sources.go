@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+
+	"berth.io/berth/internal/apiclient"
 )
 
 // objectKind is the kind of object that a volume can show, as the API spells it in a pod.
@@ -147,7 +149,7 @@ func (s *sources) watch(key objectKey) *object {
 	store, informer := cache.NewInformerWithOptions(cache.InformerOptions{
 		ListerWatcher: s.listWatch(key),
 		ObjectType:    key.newObject(),
-		Transform:     dropManagedFields,
+		Transform:     apiclient.WithoutManagedFields, // a config map's are often larger than its data
 		Handler: cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(obj any) { changed(obj, false) },
 			UpdateFunc: func(_, obj any) { changed(obj, false) },
