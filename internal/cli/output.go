@@ -1,12 +1,12 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
+
+	"berth.io/berth/internal/output"
 )
 
 // format is the value of -o.
@@ -14,8 +14,8 @@ type format string
 
 const (
 	asText format = ""
-	asJSON format = "json"
-	asYAML format = "yaml"
+	asJSON format = output.JSON
+	asYAML format = output.YAML
 )
 
 func (f *format) String() string { return string(*f) }
@@ -41,18 +41,5 @@ func outputFlag(c *cobra.Command) *format {
 
 // write prints v in the format; text prints it for a person.
 func (f *format) write(w io.Writer, v any, text func(io.Writer) error) error {
-	switch *f {
-	case asJSON:
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(v)
-	case asYAML:
-		b, err := yaml.Marshal(v)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(b)
-		return err
-	}
-	return text(w)
+	return output.Write(w, string(*f), v, text)
 }

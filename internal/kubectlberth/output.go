@@ -1,11 +1,10 @@
 package kubectlberth
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 
-	"sigs.k8s.io/yaml"
+	printed "berth.io/berth/internal/output"
 )
 
 // output is the value of -o.
@@ -13,8 +12,8 @@ type output string
 
 const (
 	asText output = ""
-	asJSON output = "json"
-	asYAML output = "yaml"
+	asJSON output = printed.JSON
+	asYAML output = printed.YAML
 	asWide output = "wide"
 )
 
@@ -33,18 +32,5 @@ func (o *output) Set(s string) error {
 
 // write prints v in the format; text prints it for a person.
 func (o output) write(w io.Writer, v any, text func(io.Writer) error) error {
-	switch o {
-	case asJSON:
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(v)
-	case asYAML:
-		b, err := yaml.Marshal(v)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(b)
-		return err
-	}
-	return text(w)
+	return printed.Write(w, string(o), v, text)
 }
