@@ -206,7 +206,7 @@ func (b *Backend) Get(ctx context.Context, id string) (backend.Volume, error) {
 func (b *Backend) show(o *api.BlockVolume) backend.Volume {
 	v := backend.Volume{
 		ID: o.Name, Name: o.Spec.Name, Node: o.Spec.Node, SizeBytes: o.Status.SizeBytes, FSType: o.Status.FSType,
-		Mutable: plain(o.Status.Mutable), Nodes: slices.Clone(o.Status.Nodes), Problem: o.Status.Problem,
+		Mutable: objects.Plain(o.Status.Mutable), Nodes: slices.Clone(o.Status.Nodes), Problem: o.Status.Problem,
 	}
 	if o.Spec.Source != nil {
 		v.Source = backend.Source{SnapshotID: o.Spec.Source.Snapshot, VolumeID: o.Spec.Source.Volume}
@@ -223,27 +223,4 @@ func (b *Backend) show(o *api.BlockVolume) backend.Volume {
 		}
 	}
 	return v
-}
-
-// plain is a map of parameters as the backends have it.
-func plain(parameters map[string]api.Parameter) map[string]string {
-	if parameters == nil {
-		return nil
-	}
-	out := map[string]string{}
-	for k, v := range parameters {
-		out[k] = string(v)
-	}
-	return out
-}
-
-func written(parameters map[string]string) map[string]api.Parameter {
-	if len(parameters) == 0 {
-		return nil
-	}
-	out := map[string]api.Parameter{}
-	for k, v := range parameters {
-		out[k] = api.Parameter(v)
-	}
-	return out
 }

@@ -171,7 +171,7 @@ func (b *Backend) write(ctx context.Context, r backend.CreateRequest, id, node s
 		ObjectMeta: metav1.ObjectMeta{Name: id, Labels: map[string]string{api.LabelNode: api.NodeLabel(node)}, Finalizers: []string{api.FinalizerNode}},
 		Spec: api.BlockVolumeSpec{
 			Node: node, Name: r.Name, SizeBytes: r.RequiredBytes, LimitBytes: r.LimitBytes, FSType: r.FSType, FSTypeIsDefault: r.FSTypeIsDefault,
-			Parameters: written(r.Parameters), Mutable: written(r.Mutable),
+			Parameters: objects.Parameters(r.Parameters), Mutable: objects.Parameters(r.Mutable),
 		},
 	}
 	if r.Source != (backend.Source{}) {
@@ -216,7 +216,7 @@ func asked(o *api.BlockVolume, r backend.CreateRequest) error {
 		return differs("filesystem", fsType, r.FSType)
 	case source != r.Source:
 		return fmt.Errorf("%w: volume %q is there, made from another source than is asked for", backend.ErrExists, r.Name)
-	case !maps.Equal(plain(o.Spec.Parameters), r.Parameters) && len(o.Spec.Parameters)+len(r.Parameters) > 0:
+	case !maps.Equal(objects.Plain(o.Spec.Parameters), r.Parameters) && len(o.Spec.Parameters)+len(r.Parameters) > 0:
 		return differs("parameters", o.Spec.Parameters, r.Parameters)
 	case o.Status.Phase != api.PhaseReady && (o.Spec.SizeBytes != r.RequiredBytes || o.Spec.LimitBytes != r.LimitBytes):
 		return differs("size", o.Spec.SizeBytes, r.RequiredBytes)

@@ -2,9 +2,7 @@ package cluster
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -76,7 +74,7 @@ func (b *Backend) remove(ctx context.Context, o *api.BlockVolume) error {
 	if lost != "" {
 		b.o.Log.Warn("a volume is given up without its data being deleted", "volume", o.Name, "node", o.Spec.Node, "because", lost)
 		err := boundary.Do("backend-cluster/give-up-volume", func() error {
-			patch, err := withoutFinalizer(o)
+			patch, err := objects.ReleasePatch(o)
 			if err == nil {
 				_, err = b.o.Objects.Volumes.Patch(ctx, o.Name, types.JSONPatchType, patch, metav1.PatchOptions{})
 			}
@@ -100,18 +98,3 @@ func (b *Backend) remove(ctx context.Context, o *api.BlockVolume) error {
 
 // gone: there is no such object any more, or another one of its name.
 func gone(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsConflict(err) }
-
-// withoutFinalizer is the JSON patch that takes the node's finalizer from this object and no later one of its name.
-func withoutFinalizer(o metav1.Object) ([]byte, error) {
-	type op struct {
-		Op    string `json:"op"`
-		Path  string `json:"path"`
-		Value any    `json:"value,omitempty"`
-	}
-	ops := []op{{"test", "/metadata/uid", o.GetUID()}}
-	if i := slices.Index(o.GetFinalizers(), api.FinalizerNode); i >= 0 {
-		at := fmt.Sprintf("/metadata/finalizers/%d", i)
-		ops = append(ops, op{"test", at, api.FinalizerNode}, op{Op: "remove", Path: at})
-	}
-	return json.Marshal(ops)
-}

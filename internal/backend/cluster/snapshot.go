@@ -52,7 +52,7 @@ func (b *Backend) CreateSnapshot(ctx context.Context, r backend.SnapshotRequest)
 func snapshotOf(id, name string, of *api.BlockVolume, parameters map[string]string, group *api.BlockSnapshotGroup) *api.BlockSnapshot {
 	return &api.BlockSnapshot{
 		ObjectMeta: metav1.ObjectMeta{Name: id, Labels: map[string]string{api.LabelNode: api.NodeLabel(of.Spec.Node)}, Finalizers: []string{api.FinalizerNode}},
-		Spec:       api.BlockSnapshotSpec{Node: of.Spec.Node, Volume: of.Name, Name: name, Parameters: written(parameters), Group: group},
+		Spec:       api.BlockSnapshotSpec{Node: of.Spec.Node, Volume: of.Name, Name: name, Parameters: objects.Parameters(parameters), Group: group},
 	}
 }
 
@@ -203,7 +203,7 @@ func (b *Backend) removeAll(ctx context.Context, key string, all []*api.BlockSna
 		}
 		b.o.Log.Warn("a snapshot is given up without its data being deleted", "snapshot", o.Name, "node", node, "because", lost)
 		err = boundary.Do("backend-cluster/give-up-snapshot", func() error {
-			patch, err := withoutFinalizer(o)
+			patch, err := objects.ReleasePatch(o)
 			if err == nil {
 				_, err = b.o.Objects.Snapshots.Patch(ctx, o.Name, types.JSONPatchType, patch, metav1.PatchOptions{})
 			}

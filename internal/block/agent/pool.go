@@ -111,7 +111,7 @@ func (a *Agent) writePool(ctx context.Context) error {
 	}
 	now := metav1.NewMicroTime(time.Now())
 	status.LastHeartbeat = &now
-	patch, err := statusPatch(o.UID, status)
+	patch, err := objects.StatusPatch(o.UID, status)
 	if err != nil {
 		return err
 	}

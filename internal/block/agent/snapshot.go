@@ -45,7 +45,7 @@ func (a *Agent) snapshot(ctx context.Context, id string) error {
 		if want := backend.SnapshotID(o.Spec.Name); want != id {
 			return nil, fmt.Errorf("%w: the snapshot called %q has the id %s, and not %s: objects are made by the controller, for VolumeSnapshots", backend.ErrInvalid, o.Spec.Name, want, id)
 		}
-		s, err := a.snapshots.CreateSnapshot(ctx, backend.SnapshotRequest{Name: o.Spec.Name, VolumeID: o.Spec.Volume, Parameters: plain(o.Spec.Parameters)})
+		s, err := a.snapshots.CreateSnapshot(ctx, backend.SnapshotRequest{Name: o.Spec.Name, VolumeID: o.Spec.Volume, Parameters: objects.Plain(o.Spec.Parameters)})
 		return []backend.Snapshot{s}, err
 	}, func() ([]backend.Snapshot, error) {
 		s, err := a.snapshots.Snapshot(ctx, id)
@@ -89,7 +89,7 @@ func (a *Agent) group(ctx context.Context, id string) error {
 				return nil, fmt.Errorf("%w: the group called %q has other ids than %s: objects are made by the controller, for VolumeGroupSnapshots", backend.ErrInvalid, all[0].Spec.Name, id)
 			}
 		}
-		g, err := a.snapshots.CreateGroupSnapshot(ctx, backend.GroupSnapshotRequest{Name: all[0].Spec.Name, VolumeIDs: volumes, Parameters: plain(all[0].Spec.Parameters)})
+		g, err := a.snapshots.CreateGroupSnapshot(ctx, backend.GroupSnapshotRequest{Name: all[0].Spec.Name, VolumeIDs: volumes, Parameters: objects.Plain(all[0].Spec.Parameters)})
 		return g.Snapshots, err
 	}, func() ([]backend.Snapshot, error) {
 		g, err := a.snapshots.GroupSnapshot(ctx, id)
@@ -165,7 +165,7 @@ func (a *Agent) letGo(ctx context.Context, all []*api.BlockSnapshot, remove func
 			continue
 		}
 		err := boundary.Do("block-agent/release-snapshot", func() error {
-			patch, err := finalizerPatch(o)
+			patch, err := objects.ReleasePatch(o)
 			if err == nil {
 				_, err = a.o.Objects.Snapshots.Patch(ctx, o.Name, types.JSONPatchType, patch, metav1.PatchOptions{})
 			}

@@ -52,25 +52,6 @@ func latest[T any](s *statuses, uid types.UID, cached T) T {
 	return cached
 }
 
-// patchOp is one operation of a JSON patch (RFC 6902).
-type patchOp struct {
-	Op    string `json:"op"`
-	Path  string `json:"path"`
-	Value any    `json:"value,omitempty"`
-}
-
-// statusPatch replaces the status of this object, and of no later one of its name. Nobody else writes it, so that its version does not
-// matter.
-func statusPatch(uid types.UID, status any) ([]byte, error) {
-	return json.Marshal([]patchOp{{"test", "/metadata/uid", uid}, {"add", "/status", status}})
-}
-
-// finalizerPatch takes our finalizer from this object, and from no later one of its name.
-func finalizerPatch(o metav1.Object) ([]byte, error) {
-	at := fmt.Sprintf("/metadata/finalizers/%d", slices.Index(o.GetFinalizers(), api.FinalizerNode))
-	return json.Marshal([]patchOp{{"test", "/metadata/uid", o.GetUID()}, {"test", at, api.FinalizerNode}, {Op: "remove", Path: at}})
-}
-
 func held(o metav1.Object) bool { return slices.Contains(o.GetFinalizers(), api.FinalizerNode) }
 
 // reportVolume writes a volume's status, unless it is written already.
@@ -78,7 +59,7 @@ func (a *Agent) reportVolume(ctx context.Context, o *api.BlockVolume, status api
 	if same(latest(&a.written, o.UID, o.Status), status) {
 		return nil
 	}
-	patch, err := statusPatch(o.UID, status)
+	patch, err := objects.StatusPatch(o.UID, status)
 	if err != nil {
 		return err
 	}
@@ -94,7 +75,7 @@ func (a *Agent) reportSnapshot(ctx context.Context, o *api.BlockSnapshot, status
 	if same(latest(&a.written, o.UID, o.Status), status) {
 		return nil
 	}
-	patch, err := statusPatch(o.UID, status)
+	patch, err := objects.StatusPatch(o.UID, status)
 	if err != nil {
 		return err
 	}

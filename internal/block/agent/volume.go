@@ -86,7 +86,7 @@ func (a *Agent) realise(ctx context.Context, o *api.BlockVolume) (api.BlockVolum
 		status.Problem, f.again = objects.Clip(err.Error()), true
 		return status, f
 	}
-	status.SizeBytes, status.FSType, status.Mutable, status.Nodes = v.SizeBytes, v.FSType, parameters(v.Mutable), v.Nodes
+	status.SizeBytes, status.FSType, status.Mutable, status.Nodes = v.SizeBytes, v.FSType, objects.Parameters(v.Mutable), v.Nodes
 	status.Problem = objects.Clip(v.Problem)
 	return status, f
 }
@@ -102,7 +102,7 @@ func (a *Agent) there(ctx context.Context, o *api.BlockVolume, made bool) (backe
 	}
 	r := backend.CreateRequest{
 		Name: o.Spec.Name, RequiredBytes: o.Spec.SizeBytes, LimitBytes: o.Spec.LimitBytes, FSType: o.Spec.FSType, FSTypeIsDefault: o.Spec.FSTypeIsDefault,
-		Parameters: plain(o.Spec.Parameters), Mutable: plain(o.Spec.Mutable),
+		Parameters: objects.Plain(o.Spec.Parameters), Mutable: objects.Plain(o.Spec.Mutable),
 	}
 	if s := o.Spec.Source; s != nil {
 		r.Source = backend.Source{SnapshotID: s.Snapshot, VolumeID: s.Volume}
@@ -148,7 +148,7 @@ func (a *Agent) deleteVolume(ctx context.Context, o *api.BlockVolume) error {
 		return errAgain // also what is in use: it will not be for ever, and the deletion cannot be taken back
 	}
 	err := boundary.Do("block-agent/release-volume", func() error {
-		patch, err := finalizerPatch(o)
+		patch, err := objects.ReleasePatch(o)
 		if err == nil {
 			_, err = a.o.Objects.Volumes.Patch(ctx, o.Name, types.JSONPatchType, patch, metav1.PatchOptions{})
 		}
@@ -163,32 +163,10 @@ func (a *Agent) deleteVolume(ctx context.Context, o *api.BlockVolume) error {
 
 // differing are the parameters that are wanted and not in force.
 func differing(wanted map[string]api.Parameter, have map[string]string) map[string]string {
-	out := plain(wanted)
+	out := objects.Plain(wanted)
 	maps.DeleteFunc(out, func(k, v string) bool {
 		is, ok := have[k]
 		return ok && is == v
 	})
-	return out
-}
-
-func plain(p map[string]api.Parameter) map[string]string {
-	if len(p) == 0 {
-		return nil
-	}
-	out := map[string]string{}
-	for k, v := range p {
-		out[k] = string(v)
-	}
-	return out
-}
-
-func parameters(p map[string]string) map[string]api.Parameter {
-	if len(p) == 0 {
-		return nil
-	}
-	out := map[string]api.Parameter{}
-	for k, v := range p {
-		out[k] = api.Parameter(v)
-	}
 	return out
 }
