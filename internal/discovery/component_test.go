@@ -529,7 +529,7 @@ func TestTheOriginalsVolumesAreAdopted(t *testing.T) {
 	for _, e := range []*entry{{class: "fs", file: "d0", path: at}, {class: "raw", file: "disk", path: filepath.Join(h.dir, "raw", "disk"), device: true}} {
 		pv := volume(e, v1.VolumeBound)
 		delete(pv.Annotations, annDisk)
-		pv.Annotations[annProvisionedBy] = "local-volume-provisioner-n-another-uid"
+		pv.Annotations[AnnProvisionedBy] = "local-volume-provisioner-n-another-uid"
 		_, err := h.api.CoreV1().PersistentVolumes().Create(h.Context(), pv, metav1.CreateOptions{})
 		h.must(err)
 	}

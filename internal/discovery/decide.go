@@ -31,7 +31,7 @@ func decideNew(e *entry, cluster string, elsewhere *v1.PersistentVolume, reaches
 	case elsewhere != nil && reaches && elsewhere.Spec.Local.Path == e.path:
 		return leave, nil // a shared disk, of which another node made the volume
 	case elsewhere != nil:
-		return refuse, fmt.Errorf("PersistentVolume %s was made for this disk, at %s of node %s: put the disk back there, or delete that volume", elsewhere.Name, elsewhere.Spec.Local.Path, firstOf(hostnames(elsewhere)))
+		return refuse, fmt.Errorf("PersistentVolume %s was made for this disk, at %s of node %s: put the disk back there, or delete that volume", elsewhere.Name, elsewhere.Spec.Local.Path, firstOf(Hostnames(elsewhere)))
 	case e.data != "" && e.device:
 		return refuse, fmt.Errorf("there is data on it (%s) and no volume that says whose: if it is not needed, wipe it (wipefs --all %s)", e.data, e.path)
 	case e.data != "":

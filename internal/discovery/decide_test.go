@@ -161,7 +161,7 @@ func TestMadeHere(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			pv := volume(directory(), v1.VolumeAvailable)
-			pv.Annotations[annProvisionedBy] = tc.by
+			pv.Annotations[AnnProvisionedBy] = tc.by
 			pv.Spec.NodeAffinity.Required.NodeSelectorTerms[0].MatchExpressions[0].Values[0] = tc.host
 			if got := madeHere(pv, node("n")); got != tc.want {
 				t.Error(got)
@@ -177,10 +177,10 @@ func TestNewVolume(t *testing.T) {
 	pv := newVolume(e, Class{Mode: v1.PersistentVolumeFilesystem, FSType: "xfs", AccessMode: v1.ReadWriteOnce},
 		&storagev1.StorageClass{ReclaimPolicy: &policy, MountOptions: []string{"noatime"}}, node("n"), c)
 	capacity := pv.Spec.Capacity[v1.ResourceStorage]
-	if pv.Annotations[annProvisionedBy] != "local-volume-provisioner-n" || pv.Annotations[annDisk] != "1" || capacity.String() != "20Gi" ||
+	if pv.Annotations[AnnProvisionedBy] != "local-volume-provisioner-n" || pv.Annotations[annDisk] != "1" || capacity.String() != "20Gi" ||
 		pv.Labels["zone"] != "z" || pv.Labels["tier"] != "fast" || len(pv.Labels) != 2 || *pv.Spec.Local.FSType != "xfs" || pv.Spec.Local.Path != "/m/d" ||
 		pv.Spec.PersistentVolumeReclaimPolicy != policy || pv.Spec.MountOptions[0] != "noatime" || pv.OwnerReferences[0].UID != "11-22" ||
-		hostnames(pv)[0] != "n" || *pv.Spec.VolumeMode != v1.PersistentVolumeFilesystem {
+		Hostnames(pv)[0] != "n" || *pv.Spec.VolumeMode != v1.PersistentVolumeFilesystem {
 		t.Errorf("%+v", pv)
 	}
 }

@@ -297,7 +297,7 @@ func (d *Discovery) newJob(e entry, pv *v1.PersistentVolume, class Class) *batch
 
 // hostOf is the host name label of the volume's node.
 func hostOf(pv *v1.PersistentVolume, node string) string {
-	if names := hostnames(pv); len(names) > 0 {
+	if names := Hostnames(pv); len(names) > 0 {
 		return names[0]
 	}
 	return node

@@ -70,7 +70,7 @@ func (s *scan) readVolumes() error {
 		if disk := pv.Annotations[annDisk]; disk != "" {
 			s.byDisk[disk] = pv
 		}
-		here := slices.Contains(hostnames(pv), s.node.Labels[v1.LabelHostname])
+		here := slices.Contains(Hostnames(pv), s.node.Labels[v1.LabelHostname])
 		if here && madeHere(pv, s.node) {
 			s.live[pv.Annotations[annDisk]] = true // its lock is kept, also while the disk has a problem or is being wiped
 		}
@@ -221,7 +221,7 @@ func (s *scan) strayed(ctx context.Context, pv *v1.PersistentVolume) bool {
 	}
 	asking, cancel := context.WithTimeout(ctx, callWithin)
 	defer cancel()
-	for _, name := range hostnames(pv) { // asked anew: the informer may know this node alone
+	for _, name := range Hostnames(pv) { // asked anew: the informer may know this node alone
 		nodes, err := s.opts.Client.CoreV1().Nodes().List(asking, metav1.ListOptions{LabelSelector: v1.LabelHostname + "=" + name, Limit: 1})
 		if err != nil || len(nodes.Items) > 0 {
 			return false
@@ -323,5 +323,5 @@ func (s *scan) adopt(ctx context.Context, e *entry, pv *v1.PersistentVolume) {
 		s.tell(pv.Name, pv, v1.EventTypeWarning, "DiscoveryFailed", fmt.Sprintf("the volume can't be taken over: %v", err))
 		return
 	}
-	s.tell(pv.Name, pv, v1.EventTypeNormal, "DiskAdopted", fmt.Sprintf("taken over from %s; it is for disk %s", pv.Annotations[annProvisionedBy], e.disk))
+	s.tell(pv.Name, pv, v1.EventTypeNormal, "DiskAdopted", fmt.Sprintf("taken over from %s; it is for disk %s", pv.Annotations[AnnProvisionedBy], e.disk))
 }

@@ -14,8 +14,8 @@ import (
 
 // The original's names.
 const (
-	annProvisionedBy = "pv.kubernetes.io/provisioned-by"
-	provisionerName  = "local-volume-provisioner"
+	AnnProvisionedBy = "pv.kubernetes.io/provisioned-by"
+	ProvisionerName  = "local-volume-provisioner"
 )
 
 // annDisk is the identity of the disk that a volume was made for. Only that disk is wiped for it.
@@ -31,21 +31,21 @@ func volumeName(file, node, class string) string {
 // provisionedBy is what the original writes into its volumes.
 func provisionedBy(node *v1.Node, nameOnly bool) string {
 	if nameOnly {
-		return provisionerName + "-" + node.Name
+		return ProvisionerName + "-" + node.Name
 	}
-	return provisionerName + "-" + node.Name + "-" + string(node.UID)
+	return ProvisionerName + "-" + node.Name + "-" + string(node.UID)
 }
 
 // madeHere says whether a discovery of this node made the volume: this one or the original, also before the node was
 // registered anew or useNodeNameOnly was changed.
 func madeHere(pv *v1.PersistentVolume, node *v1.Node) bool {
-	by := pv.Annotations[annProvisionedBy]
+	by := pv.Annotations[AnnProvisionedBy]
 	name := provisionedBy(node, true)
-	return pv.Spec.Local != nil && (by == name || strings.HasPrefix(by, name+"-")) && slices.Contains(hostnames(pv), node.Labels[v1.LabelHostname])
+	return pv.Spec.Local != nil && (by == name || strings.HasPrefix(by, name+"-")) && slices.Contains(Hostnames(pv), node.Labels[v1.LabelHostname])
 }
 
-// hostnames are the nodes that the volume's affinity names by their host name label.
-func hostnames(pv *v1.PersistentVolume) (names []string) {
+// Hostnames are the nodes that the volume's affinity names by their host name label.
+func Hostnames(pv *v1.PersistentVolume) (names []string) {
 	if pv.Spec.NodeAffinity == nil || pv.Spec.NodeAffinity.Required == nil {
 		return nil
 	}
@@ -81,7 +81,7 @@ func newVolume(e *entry, class Class, sc *storagev1.StorageClass, node *v1.Node,
 		ObjectMeta: metav1.ObjectMeta{
 			Name:        volumeName(e.file, node.Name, e.class),
 			Labels:      map[string]string{},
-			Annotations: map[string]string{annProvisionedBy: provisionedBy(node, c.UseNodeNameOnly), annDisk: e.disk},
+			Annotations: map[string]string{AnnProvisionedBy: provisionedBy(node, c.UseNodeNameOnly), annDisk: e.disk},
 		},
 		Spec: v1.PersistentVolumeSpec{
 			PersistentVolumeReclaimPolicy: reclaimPolicy(sc),

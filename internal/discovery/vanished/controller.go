@@ -20,6 +20,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	volumehelpers "k8s.io/component-helpers/storage/volume"
+
+	"berth.io/berth/internal/discovery"
 )
 
 // Delays are the flags, with the original's names where it has them (its cmd/node-cleanup).
@@ -206,14 +208,14 @@ func (c *Controller) pass(ctx context.Context) (next time.Duration) {
 
 // concerns says whether a volume is looked after: a discovery made it, ours or the original's, or its class is named.
 func (c *Controller) concerns(pv *v1.PersistentVolume) bool {
-	return pv.Spec.Local != nil && len(hostnames(pv)) > 0 &&
-		(strings.HasPrefix(pv.Annotations[annProvisionedBy], provisionerPrefix) || slices.Contains(c.Classes, pv.Spec.StorageClassName))
+	return pv.Spec.Local != nil && len(discovery.Hostnames(pv)) > 0 &&
+		(strings.HasPrefix(pv.Annotations[discovery.AnnProvisionedBy], discovery.ProvisionerName+"-") || slices.Contains(c.Classes, pv.Spec.StorageClassName))
 }
 
 // served says whether a node is there that the volume's affinity lets in, or that has the name of one that it means: a node whose labels
 // are not complete yet is there.
 func served(pv *v1.PersistentVolume, nodes []*v1.Node) bool {
-	names := hostnames(pv)
+	names := discovery.Hostnames(pv)
 	for _, n := range nodes {
 		if slices.Contains(names, n.Name) || volumehelpers.CheckNodeAffinity(pv, n.Labels) == nil {
 			return true

@@ -20,6 +20,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
+
+	"berth.io/berth/internal/discovery"
 )
 
 var everything = labels.Everything()
@@ -30,7 +32,7 @@ func node(name, host string) *v1.Node {
 
 func volume(name, host string, phase v1.PersistentVolumePhase, change ...func(*v1.PersistentVolume)) *v1.PersistentVolume {
 	pv := &v1.PersistentVolume{
-		ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID("uid-" + name), Annotations: map[string]string{annProvisionedBy: provisionerPrefix + host + "-uid"}},
+		ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID("uid-" + name), Annotations: map[string]string{discovery.AnnProvisionedBy: discovery.ProvisionerName + "-" + host + "-uid"}},
 		Spec: v1.PersistentVolumeSpec{
 			StorageClassName: "fast", PersistentVolumeReclaimPolicy: v1.PersistentVolumeReclaimDelete,
 			PersistentVolumeSource: v1.PersistentVolumeSource{Local: &v1.LocalVolumeSource{Path: "/mnt/" + name}},

@@ -14,11 +14,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"berth.io/berth/internal/boundary"
+	"berth.io/berth/internal/discovery"
 )
 
 const (
-	annProvisionedBy  = "pv.kubernetes.io/provisioned-by"
-	provisionerPrefix = "local-volume-provisioner-"
 	// annGoneSince is since when a volume's node is missed, RFC 3339.
 	annGoneSince = "storage.berth.io/node-gone-since"
 	// reasonGone is the reason of a volume's status and of its events; reasonClaim the original's, of a claim's event.
@@ -32,21 +31,6 @@ const callWithin = 30 * time.Second
 
 // retryAfter is when what the API failed is tried again.
 const retryAfter = 5 * time.Second
-
-// hostnames are the nodes that the volume's affinity names by their host name label.
-func hostnames(pv *v1.PersistentVolume) (names []string) {
-	if pv.Spec.NodeAffinity == nil || pv.Spec.NodeAffinity.Required == nil {
-		return nil
-	}
-	for _, term := range pv.Spec.NodeAffinity.Required.NodeSelectorTerms {
-		for _, e := range term.MatchExpressions {
-			if e.Key == v1.LabelHostname && e.Operator == v1.NodeSelectorOpIn {
-				names = append(names, e.Values...)
-			}
-		}
-	}
-	return names
-}
 
 // gone does what is due for a volume whose node is no more, and says when the next is.
 func (c *Controller) gone(ctx context.Context, pv *v1.PersistentVolume) (next time.Duration) {
@@ -109,7 +93,7 @@ func (c *Controller) due(pv *v1.PersistentVolume) (act func(context.Context, *v1
 }
 
 func (c *Controller) text(pv *v1.PersistentVolume, since time.Time) string {
-	return fmt.Sprintf("its node %s is no more (missed since %s)", strings.Join(hostnames(pv), ", "), since.UTC().Format(time.RFC3339))
+	return fmt.Sprintf("its node %s is no more (missed since %s)", strings.Join(discovery.Hostnames(pv), ", "), since.UTC().Format(time.RFC3339))
 }
 
 // tell says something of a volume, and to its claim, once until it changes.
@@ -148,7 +132,7 @@ func (c *Controller) back(ctx context.Context, pv *v1.PersistentVolume) {
 		c.failed(pv, "take the report back", err)
 		return
 	}
-	c.Events.Event(pv, v1.EventTypeNormal, reasonBack, fmt.Sprintf("its node %s is back", strings.Join(hostnames(pv), ", ")))
+	c.Events.Event(pv, v1.EventTypeNormal, reasonBack, fmt.Sprintf("its node %s is back", strings.Join(discovery.Hostnames(pv), ", ")))
 }
 
 // note writes the annotation, or takes it away with nil.
