@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	v1 "k8s.io/api/core/v1"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -65,7 +66,6 @@ func New(o Options) (*Backend, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	b := &Backend{o: o}
-	o.Nodes.Informer() // has the factory know it before it is started
 	var err error
 	if b.volumes, err = objects.Informer(o.Objects.Volumes, &api.BlockVolume{}, objects.Select{}, cache.Indexers{byPending: func(o any) ([]string, error) {
 		if v, ok := o.(*api.BlockVolume); ok && v.Status.Phase != api.PhaseReady && v.DeletionTimestamp == nil {
@@ -104,9 +104,13 @@ func (b *Backend) watch() error {
 			if o.Spec.Group != nil {
 				b.changed.tell("group/" + o.Spec.Group.ID)
 			}
+		case *api.BlockPool:
+			b.changed.tell("node/" + o.Spec.Node)
+		case *v1.Node:
+			b.changed.tell("node/" + o.Name)
 		}
 	}
-	for _, informer := range []cache.SharedIndexInformer{b.volumes, b.snapshots} {
+	for _, informer := range []cache.SharedIndexInformer{b.volumes, b.snapshots, b.pools, b.o.Nodes.Informer()} {
 		if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: seen, UpdateFunc: func(_, o any) { seen(o) }, DeleteFunc: seen}); err != nil {
 			return err
 		}

@@ -71,18 +71,22 @@ func (b *Backend) await(ctx context.Context, key, node, what string, check func(
 	defer cancel()
 	changed, stop := b.changed.on(key)
 	defer stop()
-	var away <-chan time.Time
-	if b.whyAway(node) != "" {
-		timer := time.NewTimer(awayPatience)
-		defer timer.Stop()
-		away = timer.C
-	}
+	nodeChanged, stop := b.changed.on("node/" + node)
+	defer stop()
+	var away <-chan time.Time // while the node is away
 	for {
 		if done, err := check(); done || err != nil {
 			return err
 		}
+		switch why := b.whyAway(node); {
+		case why == "":
+			away = nil
+		case away == nil:
+			away = time.After(awayPatience)
+		}
 		select {
 		case <-changed:
+		case <-nodeChanged:
 		case <-away:
 			if why := b.whyAway(node); why != "" {
 				return &objects.AwayError{What: fmt.Sprintf("node %s to %s", node, what), Why: why}
