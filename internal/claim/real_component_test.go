@@ -6,13 +6,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -24,65 +19,16 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/record"
 	storagehelpers "k8s.io/component-helpers/storage/volume"
+
+	"berth.io/berth/test/realapi"
 )
 
-// real starts berth-apiserver (bin/, or $BERTH_APISERVER) and the room against it.
+// real starts berth-apiserver and the room against it.
 func real(t *testing.T) kubernetes.Interface {
 	t.Helper()
-	bin := os.Getenv("BERTH_APISERVER")
-	if bin == "" {
-		bin, _ = filepath.Abs("../../bin/berth-apiserver")
-	}
-	if _, err := os.Stat(bin); err != nil {
-		t.Fatalf("no API server: %v; run `make component`, which builds it", err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
-	dir, err := os.MkdirTemp("", "berth-claim") // short: there are unix sockets in it
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(bin, "--data-dir", dir, "--listen", addr)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	var config *rest.Config
-	if !waitUntil(60*time.Second, func() bool {
-		config, err = clientcmd.BuildConfigFromFlags("", filepath.Join(dir, "kubeconfig"))
-		return err == nil
-	}) {
-		b, _ := os.ReadFile(log.Name())
-		t.Fatalf("no kubeconfig: %v\n%s", err, b[max(0, len(b)-3000):])
-	}
-	config.QPS = -1
-	config.ContentType = "application/vnd.kubernetes.protobuf"
-	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !waitUntil(60*time.Second, func() bool {
-		_, err = client.CoreV1().Namespaces().Get(t.Context(), "default", metav1.GetOptions{})
-		return err == nil
-	}) {
-		t.Fatal(err)
-	}
+	client := realapi.Start(t, "berth").Client(t)
 	if _, err := client.CoreV1().Namespaces().Create(t.Context(), &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"berth.io/berth/test/realapi"
 )
 
 const foreignDriver = "foreign.example.com"
@@ -128,7 +130,7 @@ func TestAnAPIThatStaysAway(t *testing.T) {
 		"--leader-election-retry-period=500ms")
 	w.answers("http://"+http+"/readyz", 200)
 	w.eventually("a to lead", time.Minute, func() error { return leads(http) })
-	w.stopAPI()
+	w.server.Kill()
 	if code := a.exit(t, 20*time.Second); code != 1 || !strings.Contains(a.output(), ErrNoLease.Error()) {
 		t.Errorf("ended with %d:\n%s", code, a.output())
 	}
@@ -136,10 +138,7 @@ func TestAnAPIThatStaysAway(t *testing.T) {
 
 // What is typed wrong is said at once, with the name of the flag, and exit code 2.
 func TestWrongFlags(t *testing.T) {
-	w := &world{T: t, bin: os.Getenv("BERTH_BIN")}
-	if w.bin == "" {
-		w.bin, _ = filepath.Abs("../../bin")
-	}
+	w := &world{T: t, bin: realapi.Programs(t, "berth")}
 	for _, c := range []struct {
 		want string
 		args []string

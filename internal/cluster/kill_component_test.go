@@ -30,7 +30,7 @@ func (p *process) diesAt(t *testing.T, point string) {
 // Killed at each of its own boundaries, the next controller of the same pod leads at once and serves; and it ends as it should.
 func TestControllerKilledAtItsBoundaries(t *testing.T) {
 	w := newWorld(t)
-	w.define("../../deploy/kubernetes/crds/storage.berth.io_block*.yaml")
+	w.server.Define(t, "../../deploy/kubernetes/crds/storage.berth.io_block*.yaml")
 	tmp := filepath.Join(w.dir, "tmp")
 	if err := os.Mkdir(tmp, 0o700); err != nil {
 		t.Fatal(err)
@@ -99,7 +99,7 @@ func (w *world) asAtFirst() {
 // The same for a node: the taint goes, and the FlexVolume drivers find their socket.
 func TestNodeKilledAtItsBoundaries(t *testing.T) {
 	w := newWorld(t)
-	w.define("../../deploy/kubernetes/crds/storage.berth.io_block*.yaml")
+	w.server.Define(t, "../../deploy/kubernetes/crds/storage.berth.io_block*.yaml")
 	w.nodeObject()
 	kubelet, data, flex := filepath.Join(w.dir, "kubelet"), filepath.Join(w.dir, "data"), filepath.Join(w.dir, "exec")
 	for _, dir := range []string{kubelet, flex} {

@@ -26,6 +26,7 @@ import (
 	"berth.io/berth/internal/block/pool"
 	"berth.io/berth/internal/driver"
 	"berth.io/berth/internal/host/mountpoint"
+	"berth.io/berth/test/realapi"
 )
 
 // kubelet is what a kubelet does with a driver's registration: it asks who it is, writes CSINode, and says so.
@@ -79,7 +80,7 @@ func (w *world) kubelet(dir, driverName string) error {
 
 func (w *world) node(kubelet, data string, args ...string) (*process, string) {
 	w.Helper()
-	http := freeAddress(w.T)
+	http := realapi.FreeAddress(w.T)
 	return w.start([]string{"KUBE_NODE_NAME=n1", "POD_NAMESPACE=default", "KUBECONFIG="}, filepath.Join(w.bin, "berth"),
 		append([]string{"node", "--kubernetes", "--kubeconfig", w.config, "--kubelet-dir", kubelet, "--data-dir", data, "--http-endpoint", http}, args...)...), http
 }
@@ -112,7 +113,7 @@ func (w *world) taints() (keys string) {
 // mounted, and the next process goes on with them.
 func TestANodesLife(t *testing.T) {
 	w := newWorld(t)
-	w.define("../../deploy/kubernetes/crds/storage.berth.io_block*.yaml")
+	w.server.Define(t, "../../deploy/kubernetes/crds/storage.berth.io_block*.yaml")
 	w.nodeObject()
 	kubelet, data := filepath.Join(w.dir, "kubelet"), filepath.Join(w.dir, "data")
 	if err := os.MkdirAll(kubelet, 0o755); err != nil {

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,14 +21,9 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
-	"sigs.k8s.io/yaml"
 
-	"berth.io/berth/internal/apiserver"
+	"berth.io/berth/test/realapi"
 )
 
 // world is a real API server with upstream's controllers, and a directory for sockets and state.
@@ -37,10 +31,9 @@ type world struct {
 	*testing.T
 	dir    string
 	bin    string
+	server *realapi.Server
 	api    kubernetes.Interface
 	config string // kubeconfig
-	// stopAPI ends the API server.
-	stopAPI func()
 	// volume that mountVolume made, and its open file.
 	volume    string
 	closeFile func() error
@@ -48,80 +41,14 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	bin := os.Getenv("BERTH_BIN")
-	if bin == "" {
-		bin, _ = filepath.Abs("../../bin")
-	}
-	for _, program := range []string{"berth", apiserver.Program} {
-		if _, err := os.Stat(filepath.Join(bin, program)); err != nil {
-			t.Fatalf("no %s: %v; run `make component`, which builds it", program, err)
-		}
-	}
+	bin := realapi.Programs(t, "berth")
 	dir, err := os.MkdirTemp("", "bc-") // short: there are unix sockets in it
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	w := &world{T: t, dir: dir, bin: bin, config: filepath.Join(dir, "kubeconfig")}
-	log, err := os.Create(filepath.Join(dir, "api.log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	api, err := apiserver.Start(t.Context(), apiserver.Options{Binary: filepath.Join(bin, apiserver.Program), Dir: filepath.Join(dir, "api"), Listen: freeAddress(t),
-		Kubeconfig: w.config, Controllers: "upstream", Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.stopAPI = sync.OnceFunc(api.Stop)
-	t.Cleanup(w.stopAPI)
-	c, err := clientcmd.BuildConfigFromFlags("", w.config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.QPS = -1
-	if w.api, err = kubernetes.NewForConfig(c); err != nil {
-		t.Fatal(err)
-	}
-	return w
-}
-
-// define installs CustomResourceDefinitions.
-func (w *world) define(pattern string) {
-	w.Helper()
-	files, err := filepath.Glob(pattern)
-	if err != nil || len(files) == 0 {
-		w.Fatalf("no definitions at %s (%v)", pattern, err)
-	}
-	c, err := clientcmd.BuildConfigFromFlags("", w.config)
-	if err != nil {
-		w.Fatal(err)
-	}
-	client, err := dynamic.NewForConfig(c)
-	if err != nil {
-		w.Fatal(err)
-	}
-	for _, file := range files {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			w.Fatal(err)
-		}
-		u := &unstructured.Unstructured{}
-		if err := yaml.Unmarshal(b, &u.Object); err != nil {
-			w.Fatalf("%s: %v", file, err)
-		}
-		if _, err := client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}).Create(w.Context(), u, metav1.CreateOptions{}); err != nil {
-			w.Fatalf("%s: %v", file, err)
-		}
-	}
-}
-
-func freeAddress(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	server := realapi.Start(t, "upstream")
+	return &world{T: t, dir: dir, bin: bin, server: server, api: server.Client(t), config: server.Kubeconfig}
 }
 
 // process is a program that the test started.
@@ -200,7 +127,7 @@ func (w *world) foreign(args ...string) (socket, state string) {
 // controller starts `berth controller` and returns its HTTP address.
 func (w *world) controller(name string, args ...string) (*process, string) {
 	w.Helper()
-	http := freeAddress(w.T)
+	http := realapi.FreeAddress(w.T)
 	return w.start([]string{"POD_NAME=" + name, "POD_NAMESPACE=default", "KUBECONFIG="}, filepath.Join(w.bin, "berth"),
 		append([]string{"controller", "--kubeconfig", w.config, "--http-endpoint", http}, args...)...), http
 }

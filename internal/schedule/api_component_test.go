@@ -5,14 +5,9 @@ package schedule
 import (
 	"context"
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -22,56 +17,23 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/record"
 	storagehelpers "k8s.io/component-helpers/storage/volume"
+
+	"berth.io/berth/test/realapi"
 )
 
-// The scheduler against a real API server: the program berth-apiserver in bin/, or the one that BERTH_APISERVER names.
-
+// apiServer is a real one, which takes pods.
 func apiServer(t *testing.T) kubernetes.Interface {
-	program := os.Getenv("BERTH_APISERVER")
-	if program == "" {
-		program = "../../bin/berth-apiserver"
-	}
-	if _, err := os.Stat(program); err != nil {
-		t.Fatalf("no API server: %v; run `make component`, which builds it", err)
-	}
-	dir := t.TempDir()
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	kubeconfig := filepath.Join(dir, "kubeconfig")
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := free.Addr().String()
-	free.Close()
-	server := exec.Command(program, "--data-dir", dir, "--listen", address, "--kubeconfig", kubeconfig)
-	server.Stdout, server.Stderr = log, log
-	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { server.Process.Kill(); server.Wait(); log.Close() })
+	t.Helper()
+	client := realapi.Start(t, "berth").Client(t)
+	var err error
 	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
-		if err != nil {
-			continue
-		}
-		config.QPS, config.ContentType = -1, "application/vnd.kubernetes.protobuf"
-		client, err := kubernetes.NewForConfig(config)
-		if err != nil {
-			continue
-		}
 		if _, err = client.CoreV1().ServiceAccounts("default").Get(t.Context(), "default", metav1.GetOptions{}); err == nil {
 			return client
 		}
 	}
-	told, _ := os.ReadFile(log.Name())
-	t.Fatalf("the API server did not start:\n%s", told[max(0, len(told)-4000):])
+	t.Fatalf("no account for pods: %v", err)
 	return nil
 }
 

@@ -3,20 +3,15 @@
 package kubernetes
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 
-	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/kubernetes-csi/csi-test/v5/pkg/sanity"
-	"github.com/onsi/ginkgo/v2"
-	"github.com/onsi/ginkgo/v2/types"
-	"github.com/onsi/gomega"
-	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
+
+	"berth.io/berth/test/conformance"
 )
 
 // csi-sanity against the node's socket, and with the controller's calls against the controller's own: there each of them goes through
@@ -35,8 +30,8 @@ func TestInstalledSanity(t *testing.T) {
 	controllerSocket := root + "/proc/" + leader + "/root/run/berth/csi.sock"
 	before := s.onDisk()
 	for _, who := range []struct{ name, controller string }{{"the node's own controller service", nodeSocket}, {"the cluster's controller", controllerSocket}} {
-		for _, access := range []string{"mount", "block"} {
-			config := sanity.NewTestConfig()
+		for _, access := range conformance.Accesses {
+			config := conformance.Config(access)
 			config.Address = "unix://" + nodeSocket
 			config.ControllerAddress = "unix://" + who.controller
 			config.TargetPath, config.StagingPath = "/var/lib/kubelet/sanity/target", "/var/lib/kubelet/sanity/staging"
@@ -58,38 +53,10 @@ func TestInstalledSanity(t *testing.T) {
 					return sanity.PathIsOther, nil
 				}
 			}
-			config.TestVolumeSize, config.TestVolumeExpandSize = 256<<20, 512<<20
-			config.TestVolumeAccessType = access
-			config.TestVolumeMutableParameters = map[string]string{"readAheadKiB": "256"}
-			// csi-test v5.6.0 compares the topology of a snapshot with the one that it had asked for as Go values.
-			config.DialOptions = append(config.DialOptions, grpc.WithUnaryInterceptor(func(ctx context.Context, method string, request, answer any, c *grpc.ClientConn, invoke grpc.UnaryInvoker, o ...grpc.CallOption) error {
-				err := invoke(ctx, method, request, answer, c, o...)
-				if m, ok := answer.(*csi.CreateSnapshotResponse); ok && err == nil {
-					proto.Size(m)
-				}
-				return err
-			}))
-			config.ControllerDialOptions = config.DialOptions
-			ginkgo.Describe(fmt.Sprintf("%s, volumes as %s", who.name, access), func() { sanity.GinkgoTest(&config) })
+			conformance.Describe(fmt.Sprintf("%s, volumes as %s", who.name, access), config)
 		}
 	}
-	ginkgo.ReportAfterSuite("what was skipped", func(r ginkgo.Report) {
-		counts := map[types.SpecState]int{}
-		for _, spec := range r.SpecReports {
-			if spec.LeafNodeType != types.NodeTypeIt {
-				continue
-			}
-			counts[spec.State]++
-			if spec.State == types.SpecStateSkipped {
-				t.Errorf("skipped: %s: %s", spec.FullText(), spec.Failure.Message)
-			}
-		}
-		t.Logf("csi-sanity: %v", counts)
-	})
-	gomega.RegisterFailHandler(ginkgo.Fail)
-	suite, reporter := ginkgo.GinkgoConfiguration()
-	reporter.Succinct, reporter.NoColor = true, true
-	ginkgo.RunSpecs(t, "csi-sanity in the cluster", suite, reporter)
+	conformance.Run(t, "csi-sanity in the cluster")
 	s.until("no volume left", func() error {
 		if left := s.onDisk(); len(left) != len(before) {
 			return fmt.Errorf("there were %q and are %q", before, left)

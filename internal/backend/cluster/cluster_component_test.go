@@ -207,6 +207,21 @@ func TestAwayAndBack(t *testing.T) {
 		t.Errorf("waited %s for a node that is known to be away", took)
 	}
 	w.setReady(t, nodeA, corev1.ConditionTrue)
+	eventually(t, 10*time.Second, func() error {
+		if _, err := b.Create(within(t, 2*time.Second), request("late", 100*mib)); err == nil || strings.Contains(err.Error(), "is not ready") {
+			return fmt.Errorf("the node is ready again: %w", err)
+		}
+		return nil
+	})
+	time.AfterFunc(2*time.Second, func() { w.setReady(t, nodeA, corev1.ConditionUnknown) })
+	began = time.Now()
+	if _, err := b.Create(within(t, 20*time.Second), request("late", 100*mib)); err == nil || !strings.Contains(err.Error(), "is not ready since") {
+		t.Errorf("the node went away while a caller waited: %v", err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("waited %s for a node that went away meanwhile", took)
+	}
+	w.setReady(t, nodeA, corev1.ConditionTrue)
 	a = w.serve(t, nodeA, dir, 4<<30)
 	ctx := within(t, 20*time.Second)
 	v, err := b.Create(ctx, request("late", 100*mib))
@@ -306,7 +321,7 @@ func TestAPIServerAway(t *testing.T) {
 	if err := b.Attach(within(t, 20*time.Second), v.ID, nodeA, false); err != nil {
 		t.Fatal(err)
 	}
-	w.stop()
+	w.server.Kill()
 	if _, err := b.Create(within(t, 3*time.Second), request("meanwhile", 100*mib)); err == nil {
 		t.Error("made without an API server")
 	}
@@ -317,7 +332,7 @@ func TestAPIServerAway(t *testing.T) {
 	if have, err := a.backend.Get(t.Context(), v.ID); err != nil || len(have.Nodes) != 1 {
 		t.Errorf("what was attached is not any more: %+v, %v", have, err)
 	}
-	w.restart()
+	w.server.Restart(t)
 	eventually(t, time.Minute, func() error { _, err := b.Create(within(t, 10*time.Second), request("meanwhile", 100*mib)); return err })
 	eventually(t, time.Minute, func() error {
 		p, err := w.objects.Pools.Get(t.Context(), nodeA, metav1.GetOptions{})

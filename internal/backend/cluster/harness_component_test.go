@@ -7,29 +7,21 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"sigs.k8s.io/yaml"
 
 	"berth.io/berth/internal/backend/block"
 	"berth.io/berth/internal/backend/cluster"
@@ -39,6 +31,7 @@ import (
 	"berth.io/berth/internal/driver"
 	"berth.io/berth/internal/host/loop"
 	"berth.io/berth/test/apart"
+	"berth.io/berth/test/realapi"
 )
 
 func TestMain(m *testing.M) { apart.Run(m) }
@@ -49,121 +42,49 @@ const (
 	nodeB = "node-b.example.com"
 )
 
-// world is a real API server (berth-apiserver in bin/, or the one that BERTH_APISERVER names) with the definitions of
-// deploy/kubernetes/crds, and two Nodes.
+// world is a real API server with the definitions of deploy/kubernetes/crds, and two Nodes.
 type world struct {
+	server     *realapi.Server // nil in another process than the one that started it
 	kubeconfig string
 	config     *rest.Config
 	kube       kubernetes.Interface
 	objects    *objects.Client
-	start      func() *exec.Cmd
-	server     *exec.Cmd
 }
-
-// stop kills the API server; restart starts it again, with what it had, at the same address.
-func (w *world) stop() { w.server.Process.Kill(); w.server.Wait() }
-
-func (w *world) restart() { w.server = w.start() }
 
 func startWorld(t testing.TB) *world {
 	t.Helper()
-	bin := os.Getenv("BERTH_APISERVER")
-	if bin == "" {
-		bin, _ = filepath.Abs("../../../bin/berth-apiserver")
-	}
-	if _, err := os.Stat(bin); err != nil {
-		t.Fatalf("no API server: %v; run `make component`, which builds it", err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
-	dir, err := os.MkdirTemp("", "bc") // short: there are unix sockets in it
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	start := func() *exec.Cmd {
-		cmd := exec.Command(bin, "--data-dir", dir, "--listen", addr)
-		cmd.Stdout, cmd.Stderr = log, log
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		return cmd
-	}
-	server := start()
-	var w *world
-	t.Cleanup(func() {
-		if w != nil {
-			server = w.server
-		}
-		server.Process.Kill()
-		server.Wait()
-	})
-	w = worldAt(t, filepath.Join(dir, "kubeconfig"))
-	w.start, w.server = start, server
-	w.define(t)
+	server := realapi.Start(t, "berth")
+	w := worldAt(t, server.Kubeconfig)
+	w.server = server
+	server.Define(t, "../../../deploy/kubernetes/crds/storage.berth.io_*.yaml")
+	w.served(t)
 	for _, n := range []string{nodeA, nodeB} {
 		w.addNode(t, n)
 	}
 	return w
 }
 
-// worldAt is the API of a kubeconfig, as soon as it answers.
+// worldAt is the API of a kubeconfig.
 func worldAt(t testing.TB, kubeconfig string) *world {
 	t.Helper()
 	w := &world{kubeconfig: kubeconfig}
-	eventually(t, time.Minute, func() (err error) {
-		w.config, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
-		return err
-	})
-	w.config.QPS = -1
 	var err error
+	if w.config, err = clientcmd.BuildConfigFromFlags("", kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	w.config.QPS = -1
 	if w.kube, err = kubernetes.NewForConfig(w.config); err != nil {
 		t.Fatal(err)
 	}
 	if w.objects, err = objects.NewClient(w.config); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, func() error {
-		_, err := w.kube.CoreV1().Namespaces().Get(t.Context(), "default", metav1.GetOptions{})
-		return err
-	})
 	return w
 }
 
-// define installs the definitions, and waits until the API serves them.
-func (w *world) define(t testing.TB) {
+// served waits until the API serves the block store's kinds.
+func (w *world) served(t testing.TB) {
 	t.Helper()
-	client, err := dynamic.NewForConfig(w.config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, err := filepath.Glob("../../../deploy/kubernetes/crds/storage.berth.io_*.yaml")
-	if err != nil || len(files) < 4 {
-		t.Fatalf("definitions: %v, %v", files, err)
-	}
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		u := &unstructured.Unstructured{}
-		if err := yaml.Unmarshal(b, &u.Object); err != nil {
-			t.Fatal(err)
-		}
-		crds := client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
-		if _, err := crds.Create(t.Context(), u, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-			t.Fatalf("%s: %v", f, err)
-		}
-	}
 	eventually(t, time.Minute, func() error {
 		_, err := w.objects.Volumes.List(t.Context(), metav1.ListOptions{})
 		if err == nil {
