@@ -108,7 +108,10 @@ func TestVolumes(t *testing.T) {
 		"lvm without a group":         {"lvm", map[string]string{"volumeID": "c"}, "!volume group"},
 		"lvm, a size without a unit":  {"lvm", map[string]string{"volumegroup": "a", "volumeID": "c", "size": "1000"}, "!give a number and a unit"},
 		"lvm of fsType zfs":           {"lvm", map[string]string{"volumegroup": "a", "volumeID": "c", "kubernetes.io/fsType": "zfs"}, "!not served"},
-		"lvm, a way out":              {"lvm", map[string]string{"volumegroup": "..", "volumeID": "shm"}, "!not allowed"},
+		"lvm, by a kubelet that has forgotten its options":   {"lvm", map[string]string{"kubernetes.io/pvOrVolumeName": "pv", "kubernetes.io/fsType": "", "kubernetes.io/readwrite": "rw"}, "pv"},
+		"block, by a kubelet that has forgotten its options": {"block", map[string]string{"kubernetes.io/pvOrVolumeName": "a/b", "kubernetes.io/fsType": "", "kubernetes.io/readwrite": "rw"}, "a%2Fb"},
+		"block, options that lack the volume's":              {"block", map[string]string{"kubernetes.io/pvOrVolumeName": "pv", "volumeId": "v"}, `!"volumeId" is not one of`},
+		"lvm, a way out":                                     {"lvm", map[string]string{"volumegroup": "..", "volumeID": "shm"}, "!not allowed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			status, message, volume := ask(t, c.driver, "getvolumename", text(t, c.options))

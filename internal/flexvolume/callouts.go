@@ -48,6 +48,12 @@ var callouts = map[string]callout{
 		if err != nil {
 			return Status{}, err
 		}
+		// A kubelet that was started again rebuilds a volume from its directory, and asks with the volume's name alone
+		// (pkg/volume/flexvolume/plugin.go, ConstructVolumeSpec). A refusal would make it forget a volume that is mounted: it is
+		// then detached from under its pod.
+		if len(o.User) == 0 && o.Name != "" {
+			return Status{VolumeName: FileName(o.Name)}, nil
+		}
 		name, err := d.GetVolumeName(ctx, o)
 		return Status{VolumeName: name}, err
 	}},

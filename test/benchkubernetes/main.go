@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -21,6 +22,7 @@ import (
 type plan struct {
 	bin, official, source string
 	image, only           string
+	parts                 parts
 	volumes               int
 	claims, slowClaims    int
 	attaches, rounds      int
@@ -35,8 +37,10 @@ func main() {
 	flag.StringVar(&p.source, "source", ".", "the source tree, for the definitions to apply")
 	flag.StringVar(&p.image, "image", "bin/berth-image.tar", "the image, whose size is told")
 	flag.StringVar(&p.only, "only", "", "measure one side: berth or official")
+	p.parts = allParts
+	flag.Var(&p.parts, "parts", "what to measure, with commas between: "+strings.Join(allParts, ", "))
 	flag.IntVar(&p.volumes, "volumes", 10000, "PersistentVolumes for the memory of a large cluster")
-	flag.IntVar(&p.claims, "claims", 500, "claims at once; as many attachments are detached at once; 0: memory alone")
+	flag.IntVar(&p.claims, "claims", 500, "claims at once; as many attachments are detached at once")
 	flag.IntVar(&p.slowClaims, "default-claims", 60, "claims at once for the official provisioner with its default QPS of 5")
 	flag.IntVar(&p.attaches, "attaches", 200, "attaches with nothing else to do")
 	flag.IntVar(&p.rounds, "rounds", 2, "times that all are detached while others are attached")

@@ -22,26 +22,32 @@ func (b *bench) measure(ctx context.Context) error {
 	if err := b.startSides(ctx); err != nil {
 		return err
 	}
-	if err := b.memory(ctx, "no volumes", "≤ 80 MiB"); err != nil {
-		return err
-	}
-	if err := b.nodeMemory("idle"); err != nil {
-		return err
-	}
-	if b.claims > 0 {
-		for _, s := range b.sides() {
-			if err := b.work(ctx, s); err != nil {
-				return err
-			}
-		}
-		if err := b.block(ctx); err != nil {
+	for _, part := range b.parts { // in the order of allParts
+		if err := map[string]func(context.Context) error{
+			partIdle: b.idle, partNoop: b.noopClaims, partBlock: b.block, partMany: b.many,
+		}[part](ctx); err != nil {
 			return err
 		}
 	}
-	if err := b.many(ctx); err != nil {
+	return b.imageSize()
+}
+
+// idle measures the memory of processes that have nothing to do.
+func (b *bench) idle(ctx context.Context) error {
+	if err := b.memory(ctx, "no volumes", "≤ 80 MiB"); err != nil {
 		return err
 	}
-	return b.imageSize()
+	return b.nodeMemory("idle")
+}
+
+// noopClaims measures the work of both sides with drivers that do nothing.
+func (b *bench) noopClaims(ctx context.Context) error {
+	for _, s := range b.sides() {
+		if err := b.work(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // imageSize tells how large the image is that the cluster's nodes fetch, where one has been made.
@@ -216,11 +222,21 @@ func (b *bench) block(ctx context.Context) error {
 		return nil
 	}
 	row := b.table.row(fmt.Sprintf("%d claims → PVs created, "+blockDriver, b.claims), "≥ 50/s")
+	costing := b.table.row("one of them costs", "")
+	before, err := b.cluster.costs(ctx, b.node, b.controller, b.node)
+	if err != nil {
+		return err
+	}
 	_, took, err := b.cluster.provision(ctx, "block", blockDriver, blockSize, b.claims, b.controller, b.node)
 	if err != nil {
 		return err
 	}
 	row.set(berthSide, perSecond(b.claims, took))
+	after, err := b.cluster.costs(ctx, b.node, b.controller, b.node)
+	if err != nil {
+		return err
+	}
+	costing.set(berthSide, after.sub(before).per(b.claims))
 	if err := b.nodeMemory(fmt.Sprintf("after %d volumes", b.claims)); err != nil {
 		return err
 	}
@@ -254,9 +270,20 @@ func (b *bench) officialBlock(ctx context.Context, run string, claims int, args 
 		return "", err
 	}
 	defer p.stop()
+	before, err := b.cluster.costs(ctx, b.node, p, b.node)
+	if err != nil {
+		return "", err
+	}
 	_, took, err := b.cluster.provision(ctx, run, blockDriver, blockSize, claims, p, b.node)
 	if err != nil {
 		return "", err
+	}
+	if len(args) > 0 {
+		after, err := b.cluster.costs(ctx, b.node, p, b.node)
+		if err != nil {
+			return "", err
+		}
+		b.table.row("one of them costs", "").set(officialSide, after.sub(before).per(claims))
 	}
 	return perSecond(claims, took), b.cluster.discard(ctx, run)
 }
@@ -320,9 +347,6 @@ func (b *bench) defaults(ctx context.Context, row *row, figure string) error {
 
 // many measures memory with many volumes: of processes that saw them come, and of processes that found them at their start.
 func (b *bench) many(ctx context.Context) error {
-	if b.volumes == 0 {
-		return nil
-	}
 	if err := b.cluster.grow(ctx, "many", b.volumes, b.drivers()); err != nil {
 		return err
 	}
