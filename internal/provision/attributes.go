@@ -3,12 +3,13 @@ package provision
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/kubernetes-csi/external-resizer/v2/pkg/modifier"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -50,7 +51,7 @@ func indexByWantedAttributes(o any) ([]string, error) {
 }
 
 // attributes says, as a condition and an event, why a bound claim does not get the VolumeAttributesClass that it asks for,
-// where external-resizer says nothing: the class is not there or another driver's, the driver changes no volumes. And it
+// where external-resizer says nothing: the class is not there, the driver changes no volumes or is not here. And it
 // wakes the libraries when the class comes. A key is a claim.
 type attributes struct {
 	m       *Manager
@@ -90,10 +91,18 @@ func (a *attributes) classCame(class *storagev1.VolumeAttributesClass) {
 			continue
 		}
 		a.queue.Add(c.Namespace + "/" + c.Name)
-		if r := a.m.role(class.DriverName); r != nil && r.ready() && r.modified != nil {
+		if r := a.m.role(a.driverOf(c)); r != nil && r.ready() && r.modified != nil { // of the volume: the class may be another's
 			r.modified.OnAdd(c, false)
 		}
 	}
+}
+
+// driverOf is the CSI driver of the claim's volume, "" where there is none.
+func (a *attributes) driverOf(c *v1.PersistentVolumeClaim) string {
+	if pv, err := a.m.volumes.Get(c.Spec.VolumeName); err == nil && pv.Spec.CSI != nil {
+		return pv.Spec.CSI.Driver
+	}
+	return ""
 }
 
 // driverCame looks again at the claims on a driver's volumes that want another class.
@@ -137,12 +146,17 @@ func attributesProblem(want string, class *storagev1.VolumeAttributesClass, driv
 		return reasonCannot, "the volume belongs to no CSI driver: it has no attributes to change; set spec.volumeAttributesClassName back"
 	case class == nil:
 		return reasonNoClass, fmt.Sprintf("VolumeAttributesClass %q does not exist: make it, or name one of driver %s", want, driver)
-	case class.DriverName != driver:
-		return reasonOtherDriver, fmt.Sprintf("VolumeAttributesClass %q is of driver %s, and the volume is of driver %s: name a class of that driver", want, class.DriverName, driver)
+	case class.DriverName != driver && !modifies: // the library says it, where there is one
+		return reasonOtherDriver, ofAnotherDriver(class, driver)
 	case registered && !modifies:
 		return reasonCannot, fmt.Sprintf("driver %s cannot change a volume's attributes (it has no MODIFY_VOLUME); set spec.volumeAttributesClassName back", driver)
 	}
 	return "", ""
+}
+
+// ofAnotherDriver is why a volume of a driver cannot have the class.
+func ofAnotherDriver(class *storagev1.VolumeAttributesClass, driver string) string {
+	return fmt.Sprintf("VolumeAttributesClass %q is of driver %s, and the volume is of driver %s: name a class of that driver", class.Name, class.DriverName, driver)
 }
 
 func (a *attributes) settle(ctx context.Context, key string) error {
@@ -178,7 +192,8 @@ func (a *attributes) settle(ctx context.Context, key string) error {
 		change = map[string]any{"type": v1.PersistentVolumeClaimVolumeModifyVolumeError, "status": v1.ConditionTrue, "reason": reason, "message": message,
 			"lastProbeTime": now, "lastTransitionTime": now}
 	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": c.UID}, "status": map[string]any{"conditions": []any{change}}})
+	// Of this version only: the library writes the same condition.
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": c.UID, "resourceVersion": c.ResourceVersion}, "status": map[string]any{"conditions": []any{change}}})
 	if err != nil {
 		return err
 	}
@@ -187,7 +202,7 @@ func (a *attributes) settle(ctx context.Context, key string) error {
 		return err
 	})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // gone, or another claim of this name
+		return nil // gone, another claim of this name, or written meanwhile, of which an event will come
 	}
 	if err != nil {
 		return fmt.Errorf("say on claim %s why it keeps its attributes: %w", key, err)
@@ -211,6 +226,12 @@ type tracedModifier struct {
 func (t tracedModifier) Modify(ctx context.Context, pv *v1.PersistentVolume, parameters map[string]string) error {
 	e := trace.Entry{Step: trace.Modified, State: trace.Began, Detail: "asking driver " + t.r.driver.Name, Claim: trace.ClaimOf(pv), Volume: pv.Name}
 	key := "modify/" + pv.Name
+	if why := parameters[paramRefused]; why != "" {
+		if e.State, e.Detail = trace.Failed, why; t.r.waiting.Add(key, why) {
+			t.r.m.opts.Trace.Record(e)
+		}
+		return status.Error(codes.InvalidArgument, why) // for external-resizer: Infeasible
+	}
 	if t.r.began.Add(key, "") {
 		t.r.m.opts.Trace.Record(e)
 	}
@@ -228,8 +249,8 @@ func (t tracedModifier) Modify(ctx context.Context, pv *v1.PersistentVolume, par
 	return nil
 }
 
-// storageGroup and what is below shows external-resizer only its driver's VolumeAttributesClasses: it would give another
-// driver's parameters to the driver.
+// storageGroup and what is below shows external-resizer another driver's VolumeAttributesClass without its parameters, which
+// it would give to this driver. In their place stands why the volume cannot have the class; tracedModifier answers with that.
 type storageGroup struct {
 	storage.Interface
 	driver string
@@ -260,12 +281,15 @@ type ownClassLister struct {
 	driver string
 }
 
-var errOtherDriver = errors.New("the class is of another driver")
+// paramRefused is the parameter in which a class of another driver carries why it is refused.
+const paramRefused = "berth.io/refused"
 
 func (l ownClassLister) Get(name string) (*storagev1.VolumeAttributesClass, error) {
 	c, err := l.VolumeAttributesClassLister.Get(name)
 	if err == nil && c.DriverName != l.driver {
-		return nil, errOtherDriver // not "not found": the library would say so to the user
+		refused := c.DeepCopy()
+		refused.Parameters = map[string]string{paramRefused: ofAnotherDriver(c, l.driver)}
+		return refused, nil
 	}
 	return c, err
 }

@@ -49,7 +49,7 @@ func (r *role) newExpansion() (*expansion, error) {
 			return nil, err
 		}
 		f.claims = func(h cache.ResourceEventHandler) { r.modified = h }
-		x.modify = modifycontroller.NewModifyController(r.driver.Name, tracedModifier{md, r}, m.opts.Client, 0, retrySlowly, false, f, retries())
+		x.modify = modifycontroller.NewModifyController(r.driver.Name, tracedModifier{md, r}, m.opts.Client, 0, retrySlowly, m.opts.ExtraModifyMetadata, f, retries())
 	}
 	if x.resize == nil && x.modify == nil {
 		return nil, nil

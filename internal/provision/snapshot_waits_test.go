@@ -79,7 +79,9 @@ func TestWhyAClaimKeepsItsAttributes(t *testing.T) {
 		"on its way":              {want: "gold", driver: "d", class: own, registered: true, modifies: true},
 		"driver will come":        {want: "gold", driver: "d", class: own},
 		"no such class":           {want: "gold", driver: "d", registered: true, modifies: true, reason: reasonNoClass},
-		"class of another driver": {want: "gold", driver: "d", class: alien, registered: true, modifies: true, reason: reasonOtherDriver},
+		"class of another driver": {want: "gold", driver: "d", class: alien, registered: true, reason: reasonOtherDriver},
+		"another's, driver gone":  {want: "gold", driver: "d", class: alien, reason: reasonOtherDriver},
+		"another's, told by it":   {want: "gold", driver: "d", class: alien, registered: true, modifies: true},
 		"driver cannot":           {want: "gold", driver: "d", class: own, registered: true, reason: reasonCannot},
 		"no CSI volume":           {want: "gold", class: own, reason: reasonCannot},
 	} {

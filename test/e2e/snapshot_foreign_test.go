@@ -170,7 +170,7 @@ parameters: {tier: %s}
 	want("mud")
 	condition("InvalidArgument", "only tier, gold or silver")
 	want("strange")
-	condition("ClassOfAnotherDriver", "name a class of that driver")
+	condition("InvalidArgument", "name a class of that driver")
 	want("later")
 	condition("ClassNotFound", "does not exist")
 	s.apply(vac("later", f.name, "silver"))
