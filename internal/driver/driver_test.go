@@ -54,6 +54,29 @@ func TestCodes(t *testing.T) {
 	}
 }
 
+// A volume that was asked for with less than its filesystem needs can be restored by a claim of the same size: its snapshot has no size for
+// the cluster to compare the claim with.
+func TestSizeOfASnapshot(t *testing.T) {
+	const mib = int64(1) << 20
+	d := &Driver{o: Options{Name: "d", Node: "n"}}
+	for name, tc := range map[string]struct {
+		bytes  int64
+		fsType string
+		want   int64
+	}{
+		"ext4":              {20 * mib, "ext4", 20 * mib},
+		"the least of ext4": {8 * mib, "ext4", 0},
+		"the least of xfs":  {300 * mib, "xfs", 0},
+		"raw":               {8 * mib, "", 8 * mib},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := d.snapshot(backend.Snapshot{SizeBytes: tc.bytes, FSType: tc.fsType}).SizeBytes; got != tc.want {
+				t.Errorf("%d; want %d", got, tc.want)
+			}
+		})
+	}
+}
+
 func capability(mode csi.VolumeCapability_AccessMode_Mode, fsType string) *csi.VolumeCapability {
 	return &csi.VolumeCapability{
 		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: fsType}},

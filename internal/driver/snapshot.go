@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"berth.io/berth/internal/backend"
+	"berth.io/berth/internal/host/filesystem"
 )
 
 // CreateSnapshot implements csi.ControllerServer. A snapshot is cut and ready when the call returns.
@@ -38,10 +39,15 @@ func (d *Driver) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotReques
 	return &csi.CreateSnapshotResponse{Snapshot: d.snapshot(s)}, nil
 }
 
-// snapshot as the spec shows it. One of a group names the group: it cannot be deleted alone.
+// snapshot as the spec shows it. One of a group names the group: it cannot be deleted alone. One of the least size of its filesystem
+// shows none: the volume may have been asked for with less, and whoever is shown a size refuses to restore it by the same request.
 func (d *Driver) snapshot(s backend.Snapshot) *csi.Snapshot {
+	size := s.SizeBytes
+	if least, err := filesystem.MinimumBytes(s.FSType); err == nil && size == least {
+		size = 0
+	}
 	return &csi.Snapshot{
-		SnapshotId: s.ID, SourceVolumeId: s.VolumeID, SizeBytes: s.SizeBytes, CreationTime: timestamppb.New(s.Taken),
+		SnapshotId: s.ID, SourceVolumeId: s.VolumeID, SizeBytes: size, CreationTime: timestamppb.New(s.Taken),
 		ReadyToUse: true, GroupSnapshotId: s.GroupID, AccessibleTopology: []*csi.Topology{d.topology(s.Node)},
 	}
 }

@@ -41,6 +41,36 @@ func TestVolumeSize(t *testing.T) {
 	}
 }
 
+// A source that has the least size of its filesystem may have been asked for with less: a copy of it may be, too.
+func TestSizeOfACopy(t *testing.T) {
+	const mib = int64(1) << 20
+	for name, tc := range map[string]struct {
+		source, required, limit int64
+		from, fsType            string
+		want                    int64
+		err                     error
+	}{
+		"as large":                         {source: 20 * mib, required: 20 * mib, from: "ext4", fsType: "ext4", want: 20 * mib},
+		"larger":                           {source: 20 * mib, required: 30 * mib, from: "ext4", fsType: "ext4", want: 30 * mib},
+		"no size asked":                    {source: 20 * mib, from: "ext4", fsType: "ext4", want: 20 * mib},
+		"smaller":                          {source: 20 * mib, required: 19 * mib, from: "ext4", fsType: "ext4", err: backend.ErrTooLarge},
+		"smaller than the least":           {source: 8 * mib, required: mib, from: "ext4", fsType: "ext4", want: 8 * mib},
+		"smaller than the least, as block": {source: 8 * mib, required: mib, from: "ext4", want: 8 * mib},
+		"smaller than the least, limited":  {source: 8 * mib, required: mib, limit: 7 * mib, from: "ext4", fsType: "ext4", err: backend.ErrTooLarge},
+		"smaller than the least, in it":    {source: 8 * mib, required: mib, limit: 8 * mib, from: "ext4", fsType: "ext4", want: 8 * mib},
+		"smaller than the least of xfs":    {source: 300 * mib, required: 40 * mib, from: "xfs", fsType: "ext4", want: 300 * mib},
+		"smaller than a raw one":           {source: 8 * mib, required: mib, err: backend.ErrTooLarge},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := backend.CreateRequest{RequiredBytes: tc.required, LimitBytes: tc.limit, FSType: tc.fsType, FSTypeIsDefault: true}
+			o := origin{sizeBytes: tc.source, fsType: tc.from, words: "snapshot s"}
+			if err := o.adapt(&r); !errors.Is(err, tc.err) || tc.err == nil && r.RequiredBytes != tc.want {
+				t.Errorf("%d, %v; want %d, %v", r.RequiredBytes, err, tc.want, tc.err)
+			}
+		})
+	}
+}
+
 func FuzzIDFor(f *testing.F) {
 	f.Add("pvc-0a1b2c3d-0000-1111-2222-333344445555")
 	f.Add("../../etc/passwd")

@@ -5,6 +5,7 @@ import (
 
 	"berth.io/berth/internal/backend"
 	"berth.io/berth/internal/block/pool"
+	"berth.io/berth/internal/host/filesystem"
 )
 
 // origin is what a new volume is made from.
@@ -41,6 +42,9 @@ func (b *Backend) originOf(s backend.Source) (*origin, error) {
 func (o *origin) adapt(r *backend.CreateRequest) error {
 	if r.RequiredBytes == 0 {
 		r.RequiredBytes = o.sizeBytes
+	}
+	if least, err := filesystem.MinimumBytes(o.fsType); err == nil && o.sizeBytes == least && (r.LimitBytes == 0 || r.LimitBytes >= least) {
+		r.RequiredBytes = max(r.RequiredBytes, least) // it was rounded up itself, perhaps from the same size
 	}
 	if most := max(r.RequiredBytes, r.LimitBytes); most < o.sizeBytes || r.LimitBytes > 0 && r.LimitBytes < o.sizeBytes {
 		return fmt.Errorf("%w: %s has %d bytes, and a volume of %d is asked for: ask for at least as much", backend.ErrTooLarge, o.words, o.sizeBytes, most)
