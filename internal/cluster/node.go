@@ -136,11 +136,11 @@ func (n *node) makeAgent(ctx context.Context) error {
 	o := agent.Options{Node: n.NodeName, Backend: n.store.Shared(n.flex), Objects: client, Foreign: isInline, Log: n.log, Metrics: n.metrics}
 	ctx, cancel := context.WithTimeout(ctx, callWithin)
 	defer cancel()
-	// The BlockPool goes with the Node. Where that cannot be read now, the pool is owned from a later start on.
+	// The BlockPool goes with the Node. One that is made while that cannot be read stays when the Node goes.
 	if own, err := n.client.CoreV1().Nodes().Get(ctx, n.NodeName, metav1.GetOptions{}); err == nil {
 		o.Owner = &metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: own.Name, UID: own.UID}
 	} else {
-		n.log.Warn("the pool's object has no owner for now", "node", n.NodeName, "err", err)
+		n.log.Warn("a BlockPool that is made now has no owner and stays when its Node goes", "node", n.NodeName, "err", err)
 	}
 	n.agent, err = agent.New(o)
 	return err

@@ -19,7 +19,7 @@ func (n *node) runDiscovery(ctx context.Context) error {
 	f := informers.NewSharedInformerFactoryWithOptions(n.client, 0, informers.WithTransform(leanLocal))
 	defer f.Shutdown()
 	defer stop()
-	d, err := discovery.New(discovery.Options{Client: n.client, Informers: f, Node: n.NodeName, Config: n.DiscoveryConfig, InContainer: true,
+	d, err := discovery.New(discovery.Options{Client: n.client, Informers: f, Node: n.NodeName, Config: n.DiscoveryConfig, InContainer: true, Patient: n.servesVolumes(),
 		Jobs:   discovery.JobsFromEnvironment(n.namespace),
 		Events: n.recorder("local-volume-provisioner"), Log: n.log, Metrics: n.metrics})
 	if err != nil {

@@ -72,7 +72,7 @@ func (o *NodeOptions) Validate() error {
 	if _, err := nodepool.ParseSize(o.PoolSize); err != nil {
 		return fmt.Errorf("--pool-size: %w", err)
 	}
-	if o.WithoutBlock && len(o.CSIAddress) == 0 && o.DiscoveryConfig == "" && o.FlexVolumeDir == "" {
+	if !o.servesVolumes() && o.DiscoveryConfig == "" {
 		return errors.New("--block=false without --csi-address, --discovery-config and --install-flexvolume leaves nothing to do")
 	}
 	for _, a := range o.CSIAddress {
@@ -93,12 +93,18 @@ func (o *NodeOptions) possible() error {
 	} else if !fi.IsDir() {
 		return fmt.Errorf("--kubelet-dir %s is not a directory", o.KubeletDir)
 	}
-	if o.DiscoveryConfig != "" {
+	if o.DiscoveryConfig != "" && !o.servesVolumes() {
 		if _, err := discovery.ReadConfig(o.DiscoveryConfig); err != nil {
 			return fmt.Errorf("--discovery-config: %w", err)
 		}
 	}
 	return o.propagates()
+}
+
+// servesVolumes says that the node's volumes need this process: it must not end for a slip in the configuration of local disks, which is told
+// by an event of the node then.
+func (o *NodeOptions) servesVolumes() bool {
+	return !o.WithoutBlock || len(o.CSIAddress) > 0 || o.FlexVolumeDir != ""
 }
 
 // driverSocket is where the kubelet calls our driver.

@@ -618,6 +618,38 @@ func TestConfigurationThatChanges(t *testing.T) {
 	h.offered("fs", "d")
 }
 
+// A configuration that can't be used at the start ends a process that has nothing else to do. One that has tells it, touches no disk, and begins
+// when it is corrected.
+func TestConfigurationThatIsWrongAtTheStart(t *testing.T) {
+	for name, wrong := range map[string]string{"no YAML": "fs: [", "a field": "fs: {hostDir: late, mountDir: /x}", "no such directory": ""} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			h.disk("d0")
+			config := filepath.Join(h.dir, "config")
+			h.must(os.Rename(config, config+".right"))
+			want := "discovery configuration " + config + ": no such file or directory"
+			if wrong != "" {
+				h.must(os.Mkdir(config, 0o755))
+				h.must(os.WriteFile(filepath.Join(config, keyClasses), []byte(wrong), 0o644))
+				want = "discovery configuration " + config + ": " + keyClasses
+			}
+			o := Options{Client: h.api, Informers: informers.NewSharedInformerFactory(h.api, 0), Node: "n", Config: config, Events: h.events}
+			if _, err := New(o); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("it is refused with %v, not with %q", err, want)
+			}
+			h.start(func(o *Options) { o.Patient = true })
+			h.said(want)
+			h.said("no disk is offered, wiped or taken away until it is corrected")
+			if pv, err := h.volume("fs", "d0"); err == nil {
+				t.Errorf("%s is offered by no configuration", pv.Name)
+			}
+			h.must(os.RemoveAll(config))
+			h.must(os.Rename(config+".right", config))
+			h.offered("fs", "d0")
+		})
+	}
+}
+
 // A disk whose volume nobody has moves with no trace: to another path, and to a node of another name when the old one is no more.
 func TestADiskThatMoves(t *testing.T) {
 	h := newHost(t)

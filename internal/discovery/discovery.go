@@ -38,6 +38,9 @@ type Options struct {
 	LockDir     string // empty: DefaultLockDir
 	// Jobs are how the configuration's useJobForCleaning is done; nil where there is nobody to run them: then this process cleans.
 	Jobs *Jobs
+	// Patient: a configuration that can't be used at the start is told as one of a later change is, and waited for: this process has other
+	// work, which must not suffer. Otherwise New refuses it.
+	Patient bool
 	// CleanWithin is the deadline of wiping a device of that many bytes; nil: cleanDeadline.
 	CleanWithin func(bytes int64) time.Duration
 
@@ -65,6 +68,7 @@ type Discovery struct {
 
 	// Of the loop alone.
 	config  *Config
+	usable  bool // a configuration has been read
 	cluster string
 	told    map[string]string // by subject: what was said last
 	said    map[string]bool   // subjects of this pass
@@ -91,10 +95,13 @@ func New(o Options) (*Discovery, error) {
 	}
 	config, err := o.read()
 	if err != nil {
-		return nil, err
+		if !o.Patient {
+			return nil, err
+		}
+		config = &Config{MinResync: defaultResync} // until Run reads a better one
 	}
 	d := &Discovery{
-		opts: o, log: o.Log.With("room", "discovery"), config: config, wake: make(chan struct{}, 1), now: time.Now,
+		opts: o, log: o.Log.With("room", "discovery"), config: config, usable: err == nil, wake: make(chan struct{}, 1), now: time.Now,
 		locks: newLocks(o.LockDir, fmt.Sprintf("process %d for node %s with %s", os.Getpid(), o.Node, o.Config)),
 		told:  map[string]string{}, said: map[string]bool{}, lostAt: map[string]time.Time{}, stuck: map[string]<-chan struct{}{},
 	}
@@ -183,8 +190,10 @@ func (d *Discovery) Run(ctx context.Context) error {
 	for {
 		resync := time.NewTimer(time.Duration(float64(d.config.MinResync) * (1 + rand.Float64())))
 		w.follow(d.config, d.opts)
-		d.followJobs(ctx)
-		d.pass(ctx)
+		if d.usable {
+			d.followJobs(ctx)
+			d.pass(ctx)
+		}
 		select {
 		case <-ctx.Done():
 			resync.Stop()
@@ -217,12 +226,16 @@ func (o *Options) read() (*Config, error) {
 func (d *Discovery) reload() {
 	config, err := d.opts.read()
 	if err != nil {
-		d.log.Error("the discovery configuration was changed and can't be used; the last one stays in force", "error", err)
-		d.tellNode("config", v1.EventTypeWarning, "DiscoveryConfigInvalid", err.Error()+"; the last one stays in force")
+		then := "the last one stays in force"
+		if !d.usable {
+			then = "no disk is offered, wiped or taken away until it is corrected"
+		}
+		d.log.Error("the discovery configuration can't be used; "+then, "error", err)
+		d.tellNode("config", v1.EventTypeWarning, "DiscoveryConfigInvalid", err.Error()+"; "+then)
 		return
 	}
 	delete(d.told, "config")
-	d.config = config
+	d.config, d.usable = config, true
 	d.log.Info("the discovery configuration was read", "file", d.opts.Config)
 	for _, note := range config.Notes {
 		d.log.Warn("discovery configuration", "note", note)

@@ -91,6 +91,9 @@ func (s *scan) readDirectories() {
 			s.tellNode("class "+name, v1.EventTypeWarning, "DiscoveryDirectory", fmt.Sprintf("class %s: %v: make it, or take the class out of the configuration", name, err))
 			continue
 		}
+		if len(found) == 0 { // a hostPath that a slip has made, perhaps
+			s.tellNode("class "+name, v1.EventTypeNormal, "DiscoveryDirectory", fmt.Sprintf("class %s: hostDir %s has nothing that matches its namePattern %s: no disk is offered", name, class.HostDir, class.NamePattern))
+		}
 		for _, e := range found {
 			pv := s.byPath[e.path]
 			s.look(e, func(e *entry) { e.inspect(class, pv == nil) })

@@ -172,6 +172,9 @@
   resources: [blockvolumes, blocksnapshots]
   verbs: [get, list, watch, patch]
 - apiGroups: [""]
+  resources: [nodes]
+  verbs: [get]
+- apiGroups: [""]
   resources: [events]
   verbs: [create, patch]
 {{- end }}
