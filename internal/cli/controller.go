@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
 
+	"berth.io/berth/internal/apiclient"
 	"berth.io/berth/internal/cluster"
 	"berth.io/berth/internal/discovery/vanished"
 )
@@ -104,7 +105,7 @@ func clusterLog(c *cobra.Command) (*slog.Logger, error) {
 	if err := level.Set(fmt.Sprint(v)); err != nil {
 		return nil, err
 	}
-	klog.SetSlogLogger(log.With("component", "kubernetes"))
+	apiclient.LogTo(log)
 	return log, nil
 }
 

@@ -231,7 +231,7 @@ func (r *role) newProvision(ctx context.Context, wg *sync.WaitGroup) *libprov.Pr
 		r.pluginCaps, r.controllerCaps, "", m.opts.StrictTopology, !m.opts.NoImmediateTopology, csitrans.New(), m.classes, m.csiNodes, m.nodes, m.claims,
 		nil /* attachments: provisioner.ShouldDelete looks by index */, nil, m.opts.ExtraCreateMetadata, m.opts.DefaultFSType, nil,
 		m.opts.ControllerPublishReadOnly, true, provctl.NewInMemoryStore())
-	c := libprov.NewProvisionController(ctx, m.opts.Client, r.driver.Name, &provisioner{inner, r},
+	c := libprov.NewProvisionController(ctx, newTerse(ctx, m.opts.Client), r.driver.Name, &provisioner{inner, r},
 		libprov.LeaderElection(false),
 		libprov.FailedProvisionThreshold(0), libprov.FailedDeleteThreshold(0), // never give up
 		libprov.RateLimiter(retries()),

@@ -6,7 +6,8 @@ import (
 	"log/slog"
 
 	"gopkg.in/natefinch/lumberjack.v2"
-	"k8s.io/klog/v2"
+
+	"berth.io/berth/internal/apiclient"
 )
 
 // logs are the files in DIR/log; the terminal is for the person in front of it.
@@ -20,8 +21,7 @@ func openLogs(dir DataDir, level slog.Level) (*logs, error) {
 	own := &lumberjack.Logger{Filename: dir.Log("berth.log"), MaxSize: 20, MaxBackups: 3}
 	api := &lumberjack.Logger{Filename: dir.Log("apiserver.log"), MaxSize: 20, MaxBackups: 3}
 	log := slog.New(slog.NewTextHandler(own, &slog.HandlerOptions{Level: level}))
-	// The sidecars' controllers and client-go speak klog.
-	klog.SetSlogLogger(log.With("component", "kubernetes"))
+	apiclient.LogTo(log)
 	return &logs{berth: log, apiserver: api, files: []io.Closer{own, api}}, nil
 }
 

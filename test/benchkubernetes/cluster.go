@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"berth.io/berth/internal/apiclient"
 	"berth.io/berth/internal/apiserver"
 )
 
@@ -61,7 +62,7 @@ func newCluster(ctx context.Context, bin string) (*cluster, error) {
 		return c, err
 	}
 	c.config.QPS = -1
-	if c.client, err = kubernetes.NewForConfig(c.config); err != nil {
+	if c.client, err = kubernetes.NewForConfig(apiclient.Protobuf(c.config)); err != nil {
 		return c, err
 	}
 	c.dynamic, err = dynamic.NewForConfig(c.config)

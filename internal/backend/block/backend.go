@@ -44,6 +44,7 @@ type Backend struct {
 	nodes map[string]*onNode // by volume id
 
 	formats  sync.WaitGroup
+	rush     rush
 	freezes  sync.RWMutex  // read-locked while anything is frozen
 	slots    chan struct{} // as many formats at once as there are tokens
 	stopping context.Context

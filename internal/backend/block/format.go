@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,12 +20,23 @@ import (
 // formatsAtOnce in the background: mkfs mostly waits for the disk.
 const formatsAtOnce = 4
 
-// formatAhead makes the filesystem of a new volume in the background, so that Stage only mounts.
+// aheadAtLast is how long a format in the background gives way to volumes that are made meanwhile.
+const aheadAtLast = 30 * time.Second
+
+// formatAhead makes the filesystem of a new volume in the background, so that Stage only mounts. In a rush of new volumes it begins
+// afterwards; who stages one before that has it formatted then.
 func (b *Backend) formatAhead(v pool.Volume) {
 	if v.Content != pool.Fresh || v.FSType == "" || b.stopping.Err() != nil {
 		return
 	}
+	over := b.rush.made()
 	b.formats.Go(func() {
+		select {
+		case <-over:
+		case <-time.After(aheadAtLast):
+		case <-b.stopping.Done():
+			return
+		}
 		select {
 		case b.slots <- struct{}{}:
 			defer func() { <-b.slots }()
