@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,6 +38,16 @@ type Load struct {
 	// Oldest item, and since when it is in the lane by the API's clock; empty and zero without items.
 	Oldest string    `json:"oldest,omitempty"`
 	Since  time.Time `json:"since,omitzero"`
+	// Of what the oldest item is: the claim, as namespace/name, and what is known of the volume and of the node.
+	Claim  string `json:"claim,omitempty"`
+	Volume string `json:"volume,omitempty"`
+	Node   string `json:"node,omitempty"`
+}
+
+// item of a lane.
+type item struct {
+	name, claim, volume, node string
+	since                     time.Time
 }
 
 // laneOf is where a driver's call runs.
@@ -55,17 +66,16 @@ func (m *Manager) Load() []Load {
 			}
 		}
 	}
-	add := func(driver, lane, item string, since time.Time) {
+	m.eachItem(func(driver, lane string, i item) {
 		l := all[[2]string{driver, lane}]
 		if l == nil {
 			return // another process's
 		}
 		l.Items++
-		if l.Oldest == "" || since.Before(l.Since) {
-			l.Oldest, l.Since = item, since
+		if l.Oldest == "" || i.since.Before(l.Since) {
+			l.Oldest, l.Since, l.Claim, l.Volume, l.Node = i.name, i.since, i.claim, i.volume, i.node
 		}
-	}
-	m.eachItem(add)
+	})
 	for _, h := range m.Holders() {
 		if l := all[[2]string{h.Driver, laneOf[h.Step]}]; l != nil {
 			l.Running++
@@ -80,17 +90,27 @@ func (m *Manager) Load() []Load {
 	return out
 }
 
-func (m *Manager) eachItem(add func(driver, lane, item string, since time.Time)) {
+func (m *Manager) eachItem(add func(driver, lane string, i item)) {
 	attachments, _ := m.attachments.List(labels.Everything())
 	for _, va := range attachments {
-		if lane, since := laneOfAttachment(va); lane != "" {
-			add(va.Spec.Attacher, lane, va.Name, since)
+		lane, since := laneOfAttachment(va)
+		if lane == "" {
+			continue
 		}
+		i := item{name: va.Name, node: va.Spec.NodeName, since: since}
+		if name := va.Spec.Source.PersistentVolumeName; name != nil {
+			i.volume = *name
+			if pv, err := m.volumes.Get(*name); err == nil {
+				i.claim = claimOf(pv)
+			}
+		}
+		add(va.Spec.Attacher, lane, i)
 	}
 	claims, _ := m.claims.List(labels.Everything())
 	for _, c := range claims {
 		if driver := provisionerOf(c); driver != "" && c.Spec.VolumeName == "" && c.DeletionTimestamp == nil && m.mayProvision(c) {
-			add(driver, LaneProvision, c.Namespace+"/"+c.Name, c.CreationTimestamp.Time)
+			name := c.Namespace + "/" + c.Name
+			add(driver, LaneProvision, item{name: name, claim: name, node: c.Annotations[annSelectedNode], since: c.CreationTimestamp.Time})
 		}
 	}
 	volumes, _ := m.volumes.List(labels.Everything())
@@ -100,9 +120,17 @@ func (m *Manager) eachItem(add func(driver, lane, item string, since time.Time))
 			if t := pv.Status.LastPhaseTransitionTime; t != nil {
 				since = t.Time
 			}
-			add(pv.Annotations[annProvisionedBy], LaneDelete, pv.Name, since)
+			add(pv.Annotations[annProvisionedBy], LaneDelete, item{name: pv.Name, claim: claimOf(pv), volume: pv.Name, since: since})
 		}
 	}
+}
+
+// claimOf is the volume's claim as namespace/name; "" when it has none.
+func claimOf(pv *v1.PersistentVolume) string {
+	if c := trace.ClaimOf(pv); c.Name != "" {
+		return c.Namespace + "/" + c.Name
+	}
+	return ""
 }
 
 // mayProvision says whether a claim waits for its driver, and not for a pod that chooses a node.
@@ -131,11 +159,18 @@ type loads struct{ m *Manager }
 var (
 	laneItems = prometheus.NewDesc("berth_lane_items", "How many items wait in a lane of a driver, or are worked on.", []string{"driver_name", "lane"}, nil)
 	laneAge   = prometheus.NewDesc("berth_lane_oldest_seconds", "For how long the oldest item is in a lane of a driver, in seconds; 0 without items.", []string{"driver_name", "lane"}, nil)
-	laneBusy  = prometheus.NewDesc("berth_lane_running", "How many calls of a driver run in a lane.", []string{"driver_name", "lane"}, nil)
+	// One series for each lane at a time, whatever its length: an alert leads to the volume by it.
+	laneOldest = prometheus.NewDesc("berth_lane_oldest_info", "Of what the oldest item in a lane of a driver is; what is not known yet is empty.",
+		[]string{"driver_name", "lane", "claim_namespace", "claim", "volume", "target_node"}, nil)
+	laneBusy = prometheus.NewDesc("berth_lane_running", "How many calls of a driver run in a lane.", []string{"driver_name", "lane"}, nil)
 )
 
 // Describe implements prometheus.Collector.
-func (c loads) Describe(to chan<- *prometheus.Desc) { to <- laneItems; to <- laneAge; to <- laneBusy }
+func (c loads) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{laneItems, laneAge, laneOldest, laneBusy} {
+		to <- d
+	}
+}
 
 // Collect implements prometheus.Collector.
 func (c loads) Collect(to chan<- prometheus.Metric) {
@@ -144,6 +179,8 @@ func (c loads) Collect(to chan<- prometheus.Metric) {
 		age := 0.0
 		if l.Items > 0 {
 			age = max(0, now.Sub(l.Since).Seconds())
+			namespace, claim, _ := strings.Cut(l.Claim, "/")
+			to <- prometheus.MustNewConstMetric(laneOldest, prometheus.GaugeValue, 1, l.Driver, l.Lane, namespace, claim, l.Volume, l.Node)
 		}
 		to <- prometheus.MustNewConstMetric(laneItems, prometheus.GaugeValue, float64(l.Items), l.Driver, l.Lane)
 		to <- prometheus.MustNewConstMetric(laneAge, prometheus.GaugeValue, age, l.Driver, l.Lane)

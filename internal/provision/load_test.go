@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -63,10 +64,21 @@ func TestLoadOfALaneThatHangs(t *testing.T) {
 	shown := map[string]float64{}
 	for _, f := range families {
 		for _, s := range f.Metric {
-			shown[f.GetName()+"/"+s.Label[1].GetValue()] = s.GetGauge().GetValue()
+			labels := map[string]string{}
+			for _, l := range s.Label {
+				labels[l.GetName()] = l.GetValue()
+			}
+			name := f.GetName() + "/" + labels["lane"]
+			if f.GetName() == "berth_lane_oldest_info" {
+				name = fmt.Sprintf("oldest/%s/%s/%s/%s/%s", labels["lane"], labels["claim_namespace"], labels["claim"], labels["volume"], labels["target_node"])
+			}
+			shown[name] = s.GetGauge().GetValue()
 		}
 	}
-	if shown["berth_lane_items/attach"] != 1 || shown["berth_lane_items/detach"] != 0 || shown["berth_lane_running/attach"] != 1 || shown["berth_lane_oldest_seconds/attach"] < 50 || len(shown) != 12 {
+	if shown["oldest/attach///pv/n"] != 1 || shown["oldest/provision/ns/a//"] != 1 {
+		t.Errorf("the oldest: %v", shown)
+	}
+	if shown["berth_lane_items/attach"] != 1 || shown["berth_lane_items/detach"] != 0 || shown["berth_lane_running/attach"] != 1 || shown["berth_lane_oldest_seconds/attach"] < 50 || len(shown) != 14 {
 		t.Errorf("metrics: %v", shown)
 	}
 }

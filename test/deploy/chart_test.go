@@ -59,7 +59,7 @@ node:
   hostNetwork: true
   podLabels: {team: storage}
   podAnnotations: {note: "1"}
-metrics: {serviceMonitor: {enabled: true, labels: {release: prometheus}}}
+metrics: {serviceMonitor: {enabled: true, labels: {release: prometheus}}, prometheusRule: {enabled: true, labels: {release: prometheus}}, dashboard: {enabled: true}}
 rbac: {secretNamespaces: [vault]}
 `
 
@@ -120,7 +120,7 @@ func TestObjects(t *testing.T) {
 }
 
 // ofOthers are the kinds that client-go does not have; the API server's own test is apply_test.go.
-var ofOthers = []string{"VolumeSnapshotClass", "VolumeGroupSnapshotClass", "ServiceMonitor"}
+var ofOthers = []string{"VolumeSnapshotClass", "VolumeGroupSnapshotClass", "ServiceMonitor", "PrometheusRule"}
 
 func strict(t *testing.T, u *unstructured.Unstructured) {
 	t.Helper()
@@ -138,7 +138,7 @@ func strict(t *testing.T, u *unstructured.Unstructured) {
 }
 
 func namespaced(u *unstructured.Unstructured) bool {
-	return slices.Contains([]string{"ServiceAccount", "Role", "RoleBinding", "Deployment", "DaemonSet", "Service", "ConfigMap", "Job", "PodDisruptionBudget", "ServiceMonitor"}, u.GetKind())
+	return slices.Contains([]string{"ServiceAccount", "Role", "RoleBinding", "Deployment", "DaemonSet", "Service", "ConfigMap", "Job", "PodDisruptionBudget", "ServiceMonitor", "PrometheusRule"}, u.GetKind())
 }
 
 // TestNamespace: it is made where the release is elsewhere, and left to Helm where the release is in it.
