@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # e2e.sh FOCUS [FLAG...]: runs the specs of Kubernetes' own end-to-end suite that match FOCUS in the running cluster, such as
 #   e2e.sh 'External.Storage.*provisioning' -storage.testdriver="$PWD/external-storage.yaml"
-# $PROCS at once (6 by default); those marked Serial come alone, last. The suite is built by `build.sh e2e`. What it reports is in
+# $PROCS at once (6 by default), for $TIMEOUT at most (3h); those marked Serial come alone, last. The suite is built by `build.sh e2e`. What it reports is in
 # $BERTH_TEST_KUBERNETES/log/e2e; $REPORT names the file there (default report.json).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -32,7 +32,7 @@ if ! "$here/cluster.sh" in pgrep --exact sshd >/dev/null; then
   done
 fi
 export KUBE_SSH_KEY_PATH=$RUN/ssh/key KUBE_SSH_USER=root
-exec "$here/cluster.sh" in ginkgo run --procs="${PROCS:-6}" --no-color --timeout=3h --focus="$focus" --skip="${SKIP:-^$}" \
+exec "$here/cluster.sh" in ginkgo run --procs="${PROCS:-6}" --no-color --timeout="${TIMEOUT:-3h}" --focus="$focus" --skip="${SKIP:-^$}" \
   --output-dir="$LOG/e2e" --json-report="${REPORT:-report.json}" "$BIN/e2e.test" -- \
   --kubeconfig="$RUN/credentials/admin.kubeconfig" --provider=skeleton --host="https://$NODE_IP:6443" \
   --num-nodes=1 --allowed-not-ready-nodes=-1 "${flags[@]}"

@@ -10,11 +10,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/onsi/ginkgo/v2/types"
+	"golang.org/x/sys/unix"
 )
 
 // skips are the reasons for which the suite may skip a spec here. Any other is a failure: the cluster could have run it.
@@ -53,28 +55,61 @@ kind: VolumeAttributesClass
 metadata: {name: berth-external-storage}
 driverName: ` + driverName + `
 parameters: {readAheadKiB: "256"}
+---
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: berth-external-storage-xfs}
+provisioner: ` + driverName + `
+parameters: {csi.storage.k8s.io/fstype: xfs}
 `)
 	s.last = append(s.last, func() error {
-		_, err := output(shared.inside(context.Background(), "kubectl", "delete", "volumeattributesclass", "berth-external-storage"))
+		_, err := output(shared.inside(context.Background(), "kubectl", "delete", "volumeattributesclass/berth-external-storage", "storageclass/berth-external-storage-xfs"))
 		return err
 	})
 	focus := os.Getenv("BERTH_EXTERNAL_STORAGE")
 	if focus == "" {
 		focus = "External.Storage"
 	}
-	definition, err := filepath.Abs("external-storage.yaml")
+	definition, err := os.ReadFile("external-storage.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	const others = `\[Feature:Windows\]|\(ntfs\)`
+	const immediate = `\(immediate-binding\)\] ephemeral`
+	together, growing := others+`|\[Disruptive\]|`+immediate, map[string]string{}
+	if !growsMountedExt4(t) {
+		together += "|" + whileMounted
+		growing["StorageClass: {FromName: true}"] = "StorageClass: {FromExistingClassName: berth-external-storage-xfs}"
+	}
+	withoutTopology := map[string]string{"\n  TopologyKeys: [topology.block.csi.berth.io/node]": "", "topology: true": "topology: false"}
+	maps.Copy(withoutTopology, growing)
 	counts := &tally{reasons: map[string]int{}}
-	for _, part := range []struct{ name, focus, skip, procs string }{
-		{"together", focus, others + `|\[Disruptive\]`, "6"},
-		{"disruptive", "(" + focus + `).*\[Disruptive\]`, others, "1"}, // they stop the kubelet
+	for _, part := range []struct {
+		name, focus, skip, procs string
+		changes                  map[string]string // of the definition
+	}{
+		{"together", focus, together, "6", nil},
+		{"growing", and(focus, whileMounted), others + "|" + immediate, "6", growing},
+		{"immediate", and(focus, immediate), others, "6", withoutTopology}, // the suite wants a driver without topology for it; one node has none
+		{"disruptive", and(focus, `\[Disruptive\]`), others, "1", nil},     // they stop the kubelet
 	} {
+		if part.name == "growing" && len(growing) == 0 {
+			continue // with the others
+		}
+		text := string(definition)
+		for from, to := range part.changes {
+			if !strings.Contains(text, from) {
+				t.Fatalf("external-storage.yaml has no %q", from)
+			}
+			text = strings.Replace(text, from, to, 1)
+		}
+		changed := filepath.Join(s.TempDir(), part.name+".yaml")
+		if err := os.WriteFile(changed, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Hour)
 		defer cancel()
-		run := shared.script(ctx, "e2e.sh", part.focus, "-storage.testdriver="+definition)
+		run := shared.script(ctx, "e2e.sh", part.focus, "-storage.testdriver="+changed)
 		run.Env = append(run.Env, "SKIP="+part.skip, "PROCS="+part.procs, "REPORT="+part.name+".json")
 		run.Stdout, run.Stderr = os.Stdout, os.Stderr
 		if err := run.Run(); err != nil {
@@ -90,6 +125,33 @@ parameters: {readAheadKiB: "256"}
 		t.Error("nothing was run")
 	}
 }
+
+// whileMounted are the specs that grow a filesystem of the default type while it is mounted. Where the machine does not let anybody grow a
+// mounted ext4, they are given a class of XFS.
+const whileMounted = `\(default fs\).*(volume-expand should resize volume when PVC is edited while pod is using it|ephemeral should support expansion of pvcs)`
+
+// growsMountedExt4 says whether this machine can: the kernel asks for CAP_SYS_RESOURCE, which containers seldom have.
+func growsMountedExt4(t *testing.T) bool {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			have, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return have&(1<<unix.CAP_SYS_RESOURCE) != 0
+		}
+	}
+	t.Fatal("/proc/self/status does not tell this process's capabilities")
+	return false
+}
+
+// and is a regular expression for what both match, one after the other.
+func and(a, b string) string { return "(" + a + ").*(" + b + ")|(" + b + ").*(" + a + ")" }
 
 // tally counts what was run, and judges what was skipped.
 type tally struct {
