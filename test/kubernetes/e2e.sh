@@ -15,8 +15,9 @@ flags=()
 for flag in "$@"; do
   # The node does not see all of this machine's files.
   if [[ $flag == -storage.testdriver=* ]]; then
-    cp "${flag#*=}" "$RUN/testdriver.yaml"
-    flag=-storage.testdriver=$RUN/testdriver.yaml
+    seen=$RUN/testdriver-${REPORT:-report.json}.yaml # of this run: others may go on
+    cp "${flag#*=}" "$seen"
+    flag=-storage.testdriver=$seen
   fi
   flags+=("$flag")
 done
