@@ -50,7 +50,7 @@ ln -s ../bin "$root/usr/bin"
 ln -s ../bin "$root/usr/sbin"
 printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$root/etc/passwd"
 printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
-image busybox.tar "$root" "{\"Cmd\":[\"sh\"],$path}" docker.io/library/busybox:{latest,1.37} "$suite"/{busybox:{1.29-2,1.36.1-1,1.37.0-1},nginx:1.15-4}
+image busybox.tar "$root" "{\"Cmd\":[\"sh\"],$path}" docker.io/library/busybox:{latest,1.37} "$suite"/{busybox:{1.29-2,1.36.1-1,1.37.0-1},nginx:1.15-4,glibc-dns-testing:2.0.0}
 # What holds a pod's namespaces has to reap what is left to it and to end on SIGTERM, no more: a shell does that.
 image pause.tar "$root" '{"Entrypoint":["/bin/sh","-c","trap exit TERM; while :; do sleep 2147483647 & wait; done"],"User":"65535:65535"}' registry.k8s.io/pause:3.10.1
 
