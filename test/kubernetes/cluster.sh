@@ -40,22 +40,45 @@ make_cgroups() {
   done
 }
 
-# loops: the loop devices of files below $RUN, and those of files on such a device. By inode: the path that the kernel
-# shows is that of a mount namespace which is gone. A volume's device comes before that of its pool.
+# loops: the loop devices of files below $RUN, those of files on such a device, and those that a kubelet puts on a raw volume's device, to keep
+# it. By inode: the path that the kernel shows is that of a mount namespace which is gone. What is on top comes first.
 loops() {
   [ -d "$RUN" ] || return 0
-  losetup --list --noheadings -O NAME,MAJ:MIN,BACK-MAJ:MIN,BACK-INO | awk -v disk="$(stat -c %Hd:%Ld "$RUN")" '
-    NR == FNR { file[disk " " $1] = 1; next }
-    { name[$2] = $1; below[$2] = $3; if (($3 " " $4) in file) ours[$2] = 1 }
+  {
+    find "$RUN" -xdev -type f -printf 'file %i\n'
+    stat --format='node %Hd:%Ld %i %Hr:%Lr' /dev/loop[0-9]*
+    losetup --list --noheadings -O NAME,MAJ:MIN,BACK-MAJ:MIN,BACK-INO | sed 's/^/loop /'
+  } | awk -v disk="$(stat -c %Hd:%Ld "$RUN")" '
+    $1 == "file" { file[disk " " $2] = 1 }
+    $1 == "node" { device[$2 " " $3] = $4 }
+    $1 == "loop" {
+      on = $4 " " $5
+      name[$3] = $2; below[$3] = on in device ? device[on] : $4
+      if (on in file) ours[$3] = 1
+    }
     END {
-      do { more = 0; for (d in name) if (!(d in ours) && (below[d] in ours)) { ours[d] = more = 1; print name[d] } } while (more)
-      for (d in ours) if (!(below[d] in ours)) print name[d]
-    }' <(find "$RUN" -xdev -type f -printf '%i\n') -
+      do { more = 0; for (d in name) if (!(d in ours) && (below[d] in ours)) { ours[d] = more = 1 } } while (more)
+      for (d in ours) for (up = below[d]; up in ours; up = below[up]) depth[d]++
+      for (left = length(ours); left > 0; deepest++) for (d in ours) if (depth[d] + 0 == deepest) { order[left--] = name[d] }
+      for (i = 1; i in order; i++) print order[i]
+    }'
+}
+
+# detach ends them. One that is below another may end with that one by itself.
+detach() {
+  local tries left device
+  for tries in {1..100}; do
+    left=$(loops)
+    [ -n "$left" ] || return 0
+    for device in $left; do losetup --detach "$device" 2>/dev/null || true; done
+    sleep 0.1
+  done
+  echo "cluster.sh: still attached:" $left >&2
 }
 
 # clean removes what a life has left. Nothing of it runs any more.
 clean() {
-  local cgroup tries device
+  local cgroup tries
   for cgroup in $(cgroups); do
     for tries in {1..100}; do # a process that was killed leaves its cgroup a moment later
       [ -d "$cgroup" ] || break
@@ -63,13 +86,13 @@ clean() {
     done
     [ ! -d "$cgroup" ] || echo "cluster.sh: $cgroup is still in use" >&2
   done
-  for device in $(loops); do losetup --detach "$device"; done
+  detach
   rm -rf --one-file-system "$RUN"
 }
 
 run() {
   [ "$(id -u)" = 0 ] || fail "needs root"
-  local first command device
+  local first command
   for command in containerd runc iptables ip openssl /usr/lib/cni/bridge etcd kubelet; do
     command -v "$command" >/dev/null || fail "there is no $command; \`make test-kubernetes\` installs and builds what is needed"
   done
@@ -101,7 +124,7 @@ run() {
     if [ "$first" = "$lifeline" ]; then break; fi
     [ -e "$RUN/reboot" ] || fail "the cluster has ended; its logs are in $LOG"
     # What a machine that loses its power does not have when it comes back.
-    for device in $(loops); do losetup --detach "$device"; done
+    detach
     rm -rf --one-file-system "$RUN/run" "$RUN/tmp" "$RUN/root" "$RUN/reboot"
     mkdir -p "$RUN"/{root,run,tmp}
     chmod 1777 "$RUN/tmp"

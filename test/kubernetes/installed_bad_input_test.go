@@ -70,8 +70,8 @@ spec:
 				claim("claim", u, "64Mi") + podYAML("pod", "persistentVolumeClaim: {claimName: claim}", "  nodeSelector: {kubernetes.io/hostname: node1}")
 		}, "pod", "FailedScheduling", []string{"node"}, "storageclass"},
 		{"a volume that is not ours", func(u string) string { return static(u, "vol-0123456789abcdef0") }, "pod", "FailedAttachVolume", []string{"vol-0123456789abcdef0"}, "persistentvolume"},
-		{"a handle that leads elsewhere", func(u string) string { return static(u, "../../etc") }, "pod", "FailedAttachVolume", []string{"volume_id"}, "persistentvolume"},
-		{"a handle for a shell", func(u string) string { return static(u, "$(touch /var/lib/berth/it-ran);`id`|x") }, "pod", "FailedAttachVolume", []string{"volume_id"}, "persistentvolume"},
+		{"a handle that leads elsewhere", func(u string) string { return static(u, "../../etc") }, "pod", "FailedAttachVolume", []string{`invalid volume id`}, "persistentvolume"},
+		{"a handle for a shell", func(u string) string { return static(u, "$(touch /var/lib/berth/it-ran);`id`|x") }, "pod", "FailedAttachVolume", []string{`invalid volume id`}, "persistentvolume"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := tell(t)

@@ -58,10 +58,7 @@ func TestInstalledTwoControllers(t *testing.T) {
 	s.rolledOut(controller)
 	before := s.onDisk()
 	leader := s.leader()
-	process := strings.TrimSpace(s.inside("sh", "-c", `for p in $(pgrep -f 'berth controller'); do tr '\0' '\n' </proc/$p/environ | grep -qx "POD_NAME=`+leader+`" && echo $p; done`))
-	if len(strings.Fields(process)) != 1 {
-		t.Fatalf("the processes of %s are %q", leader, process)
-	}
+	process := s.processOf(leader)
 	const claims = 20
 	var manifests strings.Builder
 	for i := range claims {
@@ -121,6 +118,18 @@ func (s *story) leader() string {
 	holder := s.inside("kubectl", "-n", system, "get", "lease", "berth-controller", "-o", "jsonpath={.spec.holderIdentity}")
 	name, _, _ := strings.Cut(holder, "_")
 	return name
+}
+
+// processOf is the process id, as the node counts, of the controller in that pod.
+func (s *story) processOf(pod string) string {
+	s.Helper()
+	found := strings.Fields(s.inside("sh", "-c", `for p in $(pgrep -f 'berth controller'); do
+		if tr '\0' '\n' </proc/$p/environ 2>/dev/null | grep -qx "POD_NAME=$1"; then echo $p; fi
+	done`, "sh", pod))
+	if len(found) != 1 {
+		s.Fatalf("the processes of %s are %q", pod, found)
+	}
+	return found[0]
 }
 
 // The pool is full: the claim says so with both figures, others go on, and it is bound when there is room.

@@ -110,6 +110,7 @@ func TestInstalledControllerKilledAtBoundaries(t *testing.T) {
 		now := points[:min(perLife, len(points))]
 		points = points[len(now):]
 		t.Run(strings.Join(now, " "), func(t *testing.T) {
+			s := s.part(t)
 			m := &mortal{s: s, berth: first.berth, record: recorded, points: now}
 			m.start()
 			defer m.end()
@@ -158,6 +159,7 @@ func sample(t *testing.T, points []string) []string {
 // life goes through what a controller does for volumes, with names of its own, and fails where a step does not come to pass within two minutes.
 func (s *story) life(m *mortal, name string) {
 	s.Helper()
+	s.more()
 	before := s.onDisk()
 	claim := func(claim, more, size string) string {
 		return fmt.Sprintf(`

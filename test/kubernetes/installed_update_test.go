@@ -255,19 +255,7 @@ apiVersion: v1
 kind: PersistentVolumeClaim
 metadata: {name: raw}
 spec: {accessModes: [ReadWriteOnce], volumeMode: Block, resources: {requests: {storage: 64Mi}}}
----` + podYAML("kept", "persistentVolumeClaim: {claimName: kept}") + `
-apiVersion: v1
-kind: Pod
-metadata: {name: raw}
-spec:
-  terminationGracePeriodSeconds: 5
-  containers:
-  - name: app
-    image: busybox:1.37
-    command: [sh, -c, "trap exit TERM; sleep infinity & wait"]
-    volumeDevices: [{name: data, devicePath: /dev/xvda}]
-  volumes: [{name: data, persistentVolumeClaim: {claimName: raw}}]
-`)
+---` + podYAML("kept", "persistentVolumeClaim: {claimName: kept}") + rawPod("raw"))
 	s.ready("kept")
 	s.ready("raw")
 	s.inPod("kept", "sh", "-c", "echo kept >/data/file; sync")

@@ -24,12 +24,29 @@ type story struct {
 	last []func() error
 }
 
+// patience is how long a story may take, or one part of it where it has parts.
+const patience = 8 * time.Minute
+
+// more gives the story its patience anew, at the beginning of each of its parts: the deadline follows the work.
+func (s *story) more() {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	s.Cleanup(cancel)
+	s.ctx = ctx
+}
+
+// part is the story in a part of the test, which fails by itself and has a deadline of its own.
+func (s *story) part(t *testing.T) *story {
+	part := *s
+	part.T, part.last = t, nil
+	part.more()
+	return &part
+}
+
 // tell begins a story.
 func tell(t *testing.T) *story {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	t.Cleanup(cancel)
-	s := &story{T: t, ctx: ctx, ns: fmt.Sprintf("story-%d", time.Now().UnixNano())}
+	s := &story{T: t, ns: fmt.Sprintf("story-%d", time.Now().UnixNano())}
+	s.more()
 	s.inside("kubectl", "create", "namespace", s.ns)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -47,7 +64,7 @@ func tell(t *testing.T) *story {
 	})
 	// A pod is refused until its service account is there.
 	s.until("the default service account", func() error {
-		_, err := output(shared.inside(ctx, "kubectl", "-n", s.ns, "get", "serviceaccount", "default"))
+		_, err := output(shared.inside(s.ctx, "kubectl", "-n", s.ns, "get", "serviceaccount", "default"))
 		return err
 	})
 	return s
