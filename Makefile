@@ -6,7 +6,7 @@ DATA_DIR ?= /var/lib/berth
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 export CGO_ENABLED ?= 1
 
-.PHONY: help run test build setup setup-tests unit component e2e kill kill-sample test-slow test-vm test-kubernetes lint fuzz bench bench-kubernetes image clean generate
+.PHONY: help run test build setup setup-tests unit component e2e kill kill-sample test-slow test-vm test-kubernetes test-kubernetes-sample lint fuzz bench bench-kubernetes image clean generate
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -56,6 +56,11 @@ test-vm: setup build ## the FlexVolume drivers with kernel NFS, CIFS and LVM, in
 test-kubernetes: setup build image ## in a real Kubernetes 1.36.3, built from its modules (root; the first time 20 minutes more)
 	@scripts/setup.sh --kubernetes
 	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_IMAGE=$(BIN)/berth-image.tar go test -tags kubernetes -count=1 -timeout 180m -v ./test/kubernetes
+
+test-kubernetes-sample: setup build image ## one of each kind in it: examples, a killed agent, a killed kubelet (root; the first time 10 minutes more)
+	@scripts/setup.sh --kubernetes
+	$(SUDO) env "PATH=$$PATH" BERTH_BIN=$(BIN) BERTH_IMAGE=$(BIN)/berth-image.tar go test -tags kubernetes -count=1 -timeout 40m -v \
+		-run '^(TestInstalledExamples|TestInstalledAgentIsKilled|TestBerthBlockOutlivesTheKubelet)$$/^(quickstart|snapshot|clone|expansion|statefulset|raw-block|flexvolume-block)\.yaml$$' ./test/kubernetes
 
 fuzz: ## each fuzz target for 20 s
 	@scripts/fuzz.sh 20s

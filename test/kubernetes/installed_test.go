@@ -75,6 +75,10 @@ func uninstall() error {
 func emptyNode() error {
 	_, err := output(shared.inside(context.Background(), "bash", "-c", `
 		set -euo pipefail
+		for tries in {1..100}; do pgrep --exact berth >/dev/null || break; sleep 0.1; done # one that was killed takes its time to end
+		losetup --list --raw --noheadings --output NAME,BACK-FILE | while read -r device file; do
+			case $file in /var/lib/berth/pools/*/*) losetup --detach "$device" ;; esac # a volume keeps its pool busy
+		done
 		while read -r dir; do umount "$dir"; done < <(findmnt --raw --noheadings --output TARGET | grep ^/var/lib/berth/ | sort --reverse)
 		for image in /var/lib/berth/pools/*.img; do
 			[ -e "$image" ] || continue
