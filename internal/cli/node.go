@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth.io/berth/internal/cluster"
+	"berth.io/berth/internal/driver"
 	"berth.io/berth/internal/plugin/flexvolume"
 )
 
@@ -63,6 +64,7 @@ mountPropagation: Bidirectional. SIGTERM leaves the pool and every volume mounte
 	f.StringVar(&o.NodeName, "node-name", cmp.Or(os.Getenv(EnvNodeName), os.Getenv(EnvNodeNameOther)), fmt.Sprintf("name of this node's Node (environment: %s, %s)", EnvNodeName, EnvNodeNameOther))
 	f.StringVar(&o.PoolSize, "pool-size", "", "most that the pool may take of the disk under the data directory, such as 50Gi (default: what an earlier start was given, else three quarters of what the disk has free at the first start)")
 	f.StringVar(&o.PoolDevice, "pool-device", "", "a raw disk or partition for the pool instead of an image file; formatted only when it is blank")
+	f.Int64Var(&o.MaxVolumes, "max-volumes", driver.DefaultMaxVolumes, "most volumes of the pool that the scheduler may attach to this node at once")
 	f.BoolVar(&serve, "block", true, "keep a pool and serve block.csi.berth.io")
 	f.StringArrayVar(&addresses, "csi-address", nil, "SOCKET or NAME=SOCKET of another CSI driver on this node, to register and to probe; repeatable")
 	f.StringVar(&o.DiscoveryConfig, "discovery-config", "", "offer local disks as volumes: the mounted ConfigMap of the local volume static provisioner; read again when it changes")

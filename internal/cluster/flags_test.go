@@ -179,6 +179,8 @@ func TestNodeOptionsThatAreWrong(t *testing.T) {
 		"--discovery-config":              func(o *NodeOptions) { o.DiscoveryConfig = "c" },
 		"--pool-device \"sdb\"":           func(o *NodeOptions) { o.PoolDevice = "sdb" },
 		"--pool-size and --pool-device":   func(o *NodeOptions) { o.PoolSize, o.PoolDevice = "1Gi", "/dev/sdb" },
+		"--max-volumes -1":                func(o *NodeOptions) { o.MaxVolumes = -1 },
+		"--max-volumes 1001":              func(o *NodeOptions) { o.MaxVolumes = 1001 },
 		"--pool-size: ":                   func(o *NodeOptions) { o.PoolSize = "banana" },
 		"--block=false":                   func(o *NodeOptions) { o.WithoutBlock = true },
 		"serves that driver itself":       func(o *NodeOptions) { o.CSIAddress = []Address{{"block.csi.berth.io", "/x"}} },

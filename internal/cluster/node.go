@@ -119,7 +119,7 @@ func (n *node) open(ctx context.Context) (release func(), err error) {
 		release()
 		return nil, err
 	}
-	if n.driver, err = driver.New(driver.Options{Name: driver.BlockName, Version: n.Version, Node: n.NodeName, SocketPath: n.driverSocket(),
+	if n.driver, err = driver.New(driver.Options{Name: driver.BlockName, Version: n.Version, Node: n.NodeName, MaxVolumes: n.MaxVolumes, SocketPath: n.driverSocket(),
 		Backend: n.store.Shared(n.flex), Log: n.log, Metrics: n.metrics}); err != nil {
 		release()
 		return nil, err

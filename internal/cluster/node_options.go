@@ -23,6 +23,8 @@ type NodeOptions struct {
 	NodeName   string
 	PoolSize   string
 	PoolDevice string
+	// MaxVolumes of the pool that may be attached to this node; 0: driver.DefaultMaxVolumes.
+	MaxVolumes int64
 	// CSIAddress are other drivers on this node, to be registered and probed as node-driver-registrar and livenessprobe do.
 	CSIAddress []Address
 	// WithoutBlock: no pool and no driver of our own.
@@ -71,6 +73,9 @@ func (o *NodeOptions) Validate() error {
 	}
 	if _, err := nodepool.ParseSize(o.PoolSize); err != nil {
 		return fmt.Errorf("--pool-size: %w", err)
+	}
+	if o.MaxVolumes < 0 || o.MaxVolumes > driver.DefaultMaxVolumes { // the controller attaches no more
+		return fmt.Errorf("--max-volumes %d: want 1 to %d, or 0 for as many", o.MaxVolumes, driver.DefaultMaxVolumes)
 	}
 	if !o.servesVolumes() && o.DiscoveryConfig == "" {
 		return errors.New("--block=false without --csi-address, --discovery-config and --install-flexvolume leaves nothing to do")

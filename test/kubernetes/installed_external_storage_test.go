@@ -43,7 +43,7 @@ var skips = []struct{ message, why string }{
 // change, and everything else passes. BERTH_EXTERNAL_STORAGE is a regular expression that chooses among the specs.
 func TestInstalledExternalStorage(t *testing.T) {
 	s := tell(t)
-	s.installed()
+	in := s.installed()
 	build := shared.script(context.Background(), "build.sh", "e2e")
 	build.Stdout, build.Stderr = os.Stdout, os.Stderr
 	if err := build.Run(); err != nil {
@@ -75,8 +75,9 @@ parameters: {csi.storage.k8s.io/fstype: xfs}
 		t.Fatal(err)
 	}
 	const others = `\[Feature:Windows\]|\(ntfs\)`
+	const limits = `volumeLimits should support volume limits`
 	const immediate = `\(immediate-binding\)\] ephemeral`
-	together, growing := others+`|\[Disruptive\]|`+immediate, map[string]string{}
+	together, growing := others+`|\[Disruptive\]|`+limits+"|"+immediate, map[string]string{}
 	if !growsMountedExt4(t) {
 		together += "|" + whileMounted
 		growing["StorageClass: {FromName: true}"] = "StorageClass: {FromExistingClassName: berth-external-storage-xfs}"
@@ -91,10 +92,21 @@ parameters: {csi.storage.k8s.io/fstype: xfs}
 		{"together", focus, together, "6", nil},
 		{"growing", and(focus, whileMounted), others + "|" + immediate, "6", growing},
 		{"immediate", and(focus, immediate), others, "6", withoutTopology}, // the suite wants a driver without topology for it; one node has none
-		{"disruptive", and(focus, `\[Disruptive\]`), others, "1", nil},     // they stop the kubelet
+		{"limits", and(focus, limits), others, "1", nil},
+		{"disruptive", and(focus, `\[Disruptive\]`), others, "1", nil}, // they stop the kubelet
 	} {
 		if part.name == "growing" && len(growing) == 0 {
 			continue // with the others
+		}
+		if part.name == "limits" { // it attaches as many volumes as the node takes, and one more
+			_, err := output(shared.inside(t.Context(), "kubectl", "-n", system, "patch", agents, "--type=json", "-p",
+				`[{"op":"add","path":"/spec/template/spec/containers/0/args/-","value":"--max-volumes=12"}]`))
+			if err == nil {
+				err = in.ready(t.Context())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
 		}
 		text := string(definition)
 		for from, to := range part.changes {
@@ -116,6 +128,11 @@ parameters: {csi.storage.k8s.io/fstype: xfs}
 			t.Errorf("%s: %v", part.name, err)
 		}
 		counts.add(t, filepath.Join(shared.state, "log", "e2e", part.name+".json"))
+		if part.name == "limits" {
+			if err := in.apply(); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 	t.Logf("External.Storage: %d run, %d passed", counts.ran, counts.passed)
 	for _, why := range slices.Sorted(maps.Keys(counts.reasons)) {
