@@ -22,6 +22,7 @@ type plan struct {
 	starts        int
 	containers    int
 	snapshots     int
+	copies        int
 }
 
 func main() {
@@ -34,7 +35,9 @@ func main() {
 	flag.DurationVar(&p.idle, "idle", time.Minute, "how long to watch the idle instance")
 	flag.IntVar(&p.starts, "starts", 5, "second starts")
 	flag.IntVar(&p.containers, "containers", 20, "new volumes for containers, by the volume plugin")
-	flag.IntVar(&p.snapshots, "snapshots", 20, "snapshots of a busy volume, restores and clones")
+	flag.IntVar(&p.snapshots, "snapshots", 20, "snapshots of a busy volume")
+	flag.IntVar(&p.copies, "copies", 20, "restores, and as many clones")
+	flag.DurationVar(&slow, "slow", slow, "journeys that take longer are explained on standard error")
 	flag.Parse()
 	if err := run(context.Background(), p); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -82,7 +85,7 @@ func measure(ctx context.Context, p plan, t *table) error {
 	if err := ours.secondStart(ctx, p.starts, t); err != nil {
 		return err
 	}
-	if err := ours.snapshots(ctx, p.snapshots, t); err != nil {
+	if err := ours.snapshots(ctx, p.snapshots, p.copies, t); err != nil {
 		return err
 	}
 	if err := ours.down(ctx); err != nil {

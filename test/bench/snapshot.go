@@ -24,10 +24,7 @@ import (
 
 // snapshots measures how long the writes of a busy volume stand still for a snapshot, and how fast a volume is there that is made
 // from a snapshot or from another volume.
-func (s *subject) snapshots(ctx context.Context, n int, t *table) error {
-	if n == 0 {
-		return nil
-	}
+func (s *subject) snapshots(ctx context.Context, snapshots, copies int, t *table) error {
 	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(s.in.Dir, "kubeconfig"))
 	if err != nil {
 		return err
@@ -37,10 +34,10 @@ func (s *subject) snapshots(ctx context.Context, n int, t *table) error {
 	if err != nil {
 		return err
 	}
-	if err := s.pauses(ctx, client, n, t); err != nil {
+	if err := s.pauses(ctx, client, snapshots, t); err != nil {
 		return fmt.Errorf("snapshots of a busy volume: %w", err)
 	}
-	if err := s.copies(ctx, client, n, t); err != nil {
+	if err := s.copies(ctx, client, copies, t); err != nil {
 		return fmt.Errorf("restores and clones: %w", err)
 	}
 	return nil
@@ -151,6 +148,9 @@ func (s *subject) held(ctx context.Context) (time.Duration, error) {
 
 // pauses: the longest that any write took while a snapshot was taken, for each of n snapshots.
 func (s *subject) pauses(ctx context.Context, client snapshotclient.Interface, n int, t *table) error {
+	if n == 0 {
+		return nil
+	}
 	path, _, err := s.mounted(ctx, claim("busy", "1Gi"))
 	if err != nil {
 		return err
@@ -200,6 +200,9 @@ func (s *subject) pauses(ctx context.Context, client snapshotclient.Interface, n
 
 // copies: a claim made from a snapshot, or from another claim, and its pod, accepted → mounted.
 func (s *subject) copies(ctx context.Context, client snapshotclient.Interface, n int, t *table) error {
+	if n == 0 {
+		return nil
+	}
 	path, _, err := s.mounted(ctx, claim("source", "10Gi"))
 	if err != nil {
 		return err

@@ -21,7 +21,7 @@ import (
 const patience = 5 * time.Minute
 
 // slow is the journey that bench explains on standard error.
-const slow = 150 * time.Millisecond
+var slow = 150 * time.Millisecond
 
 // subject is an instance under measurement.
 type subject struct {

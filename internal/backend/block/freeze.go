@@ -66,6 +66,17 @@ func (b *Backend) quiesced(ctx context.Context, volumes []held, c pool.Copying) 
 	if len(all) > 0 && b.stopping.Err() != nil {
 		return fmt.Errorf("%w: the driver is stopping", backend.ErrCannotFreeze)
 	}
+	if len(all) > 0 {
+		expedite := b.o.Pool.Expedite()
+		if err := expedite.On(); err != nil {
+			b.o.Log.Debug("the kernel takes its time to freeze", slog.Any("reason", err))
+		}
+		defer func() {
+			if err := expedite.Off(); err != nil {
+				b.o.Log.Warn("leave the kernel's grace periods as they were", slog.Any("error", err))
+			}
+		}()
+	}
 	var frozen []*freezing
 	began := time.Now()
 	rest, copied := began, began

@@ -18,6 +18,7 @@ import (
 	"berth.io/berth/internal/host/filesystem"
 	"berth.io/berth/internal/host/loop"
 	"berth.io/berth/internal/host/mountpoint"
+	"berth.io/berth/internal/host/xfs"
 )
 
 // Stage implements backend.Node.
@@ -202,9 +203,17 @@ func (b *Backend) attachLoop(v pool.Volume, autoClear bool) (*os.File, error) {
 		return nil, err
 	}
 	defer disk.Close()
+	backing := disk
+	// Else each fsync of the volume's user would find the file's time changed, and write it into the pool's log.
+	if untimed, err := xfs.OpenUntimed(disk); err == nil {
+		defer untimed.Close()
+		backing = untimed
+	} else if !errors.Is(err, unix.EPERM) { // a container may lack the right; it is slower, not wrong
+		return nil, err
+	}
 	var dev *os.File
 	err = boundary.Do("backend-block/attach-loop", func() (err error) {
-		dev, err = b.o.Loops.Attach(disk, loop.Options{SectorBytes: v.SectorBytes, AutoClear: autoClear})
+		dev, err = b.o.Loops.Attach(backing, loop.Options{SectorBytes: v.SectorBytes, AutoClear: autoClear})
 		return err
 	})
 	return dev, err

@@ -15,6 +15,7 @@ import (
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/host/loop"
 	"berth.io/berth/internal/host/mountpoint"
+	"berth.io/berth/internal/host/rcu"
 	"berth.io/berth/internal/host/xfs"
 )
 
@@ -57,9 +58,11 @@ type Pool struct {
 	changed   []func()
 
 	backing sync.Mutex // one change of the backing at a time; taken before mu
-	wake    chan struct{}
-	stop    context.CancelFunc
-	done    chan struct{}
+	// expedite makes freezes short.
+	expedite rcu.Switch
+	wake     chan struct{}
+	stop     context.CancelFunc
+	done     chan struct{}
 }
 
 // MountPoint and ImagePath of the pool called name under dir (…/pools).
@@ -131,6 +134,7 @@ func (p *Pool) open(ctx context.Context) error {
 	if p.marker, err = p.readOrWriteMarker(); err != nil {
 		return err
 	}
+	p.expedite.Note = p.path(expeditedLink)
 	if err := thawIn(p.path()); err != nil { // first of all: somebody waits for each
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"berth.io/berth/internal/boundary"
 	"berth.io/berth/internal/host/filesystem"
 	"berth.io/berth/internal/host/mountpoint"
+	"berth.io/berth/internal/host/rcu"
 )
 
 // FrozenLink in a volume's directory points to where its filesystem is mounted, for as long as that is being frozen or is
@@ -32,6 +33,12 @@ func Thaw(dir string) error {
 	return errors.Join(failed...)
 }
 
+// expeditedLink in the pool is the note of Expedite.
+const expeditedLink = "expedited"
+
+// Expedite is the machine's switch that makes freezes short, noted in this pool while it is on.
+func (p *Pool) Expedite() *rcu.Switch { return &p.expedite }
+
 func thawIn(at string) error {
 	volumes, err := os.ReadDir(filepath.Join(at, volumesName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -51,7 +58,7 @@ func thawIn(at string) error {
 			return err
 		}
 	}
-	return nil
+	return (&rcu.Switch{Note: filepath.Join(at, expeditedLink)}).Recover()
 }
 
 func thawAt(path string) error {

@@ -16,7 +16,7 @@ func TestThawFindsWhatIsInAnyDirectory(t *testing.T) {
 	volume := filepath.Join(at, volumesName, "v")
 	link := filepath.Join(volume, FrozenLink)
 	if err := errors.Join(os.MkdirAll(volume, 0o700), os.Symlink(filepath.Join(dir, "unmounted"), link),
-		os.WriteFile(filepath.Join(dir, "default.lock"), nil, 0o600)); err != nil {
+		os.Symlink("another-boot", filepath.Join(at, expeditedLink)), os.WriteFile(filepath.Join(dir, "default.lock"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	if _, names, err := poolsUnder(dir); err != nil || !slices.Equal(names, []string{"default"}) {
@@ -25,8 +25,10 @@ func TestThawFindsWhatIsInAnyDirectory(t *testing.T) {
 	if err := Thaw(dir); err != nil {
 		t.Error(err)
 	}
-	if _, err := os.Lstat(link); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the note of the freeze is still there: %v", err)
+	for _, note := range []string{link, filepath.Join(at, expeditedLink)} {
+		if _, err := os.Lstat(note); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is still there: %v", note, err)
+		}
 	}
 	if err := Thaw(filepath.Join(dir, "none")); err != nil {
 		t.Errorf("no pools: %v", err)
