@@ -175,7 +175,7 @@ var home = map[string]string{
 	"retention/delete-snapshot":         "snapshots",
 	"retention/write-status":            "snapshots",
 	"schedule/report-unschedulable":     "odd",
-	"snapshotmetadata/republish":        "offline",
+	"snapshotmetadata/republish":        "frozen",
 	"trace/remove-segment":              "long journal",
 	"try/create":                        "try",
 	"try/delete":                        "try",
