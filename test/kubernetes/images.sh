@@ -50,22 +50,32 @@ ln -s ../bin "$root/usr/bin"
 ln -s ../bin "$root/usr/sbin"
 printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$root/etc/passwd"
 printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
-image busybox.tar "$root" "{\"Cmd\":[\"sh\"],$path}" docker.io/library/busybox:{latest,1.37} "$suite"/{busybox:{1.29-2,1.36.1-1,1.37.0-1},nginx:1.15-4,glibc-dns-testing:2.0.0}
+image busybox.tar "$root" "{\"Cmd\":[\"sh\"],$path}" docker.io/library/busybox:{latest,1.37} "$suite"/{busybox:{1.29-2,1.36.1-1,1.37.0-1},nginx:1.15-4}
 # What holds a pod's namespaces has to reap what is left to it and to end on SIGTERM, no more: a shell does that.
 image pause.tar "$root" '{"Entrypoint":["/bin/sh","-c","trap exit TERM; while :; do sleep 2147483647 & wait; done"],"User":"65535:65535"}' registry.k8s.io/pause:3.10.1
+
+# take PROGRAM: puts this machine's own, with its libraries, in the place of busybox's.
+take() {
+  local program library
+  program=$(command -v "$1")
+  rm "$root/bin/$1"
+  cp --dereference "$program" "$root/bin/$1"
+  ldd "$program" | grep -o '/[^ ]*' | while read -r library; do
+    mkdir -p "$root$(dirname "$library")"
+    cp --dereference "$library" "$root$library"
+  done
+}
 
 if [ "${1:-}" = e2e ]; then
   # The suite enters the node's mount namespace with nsenter and a shell. busybox's own would then run its applets in
   # place of the node's programs, so the image has the node's nsenter with its libraries.
-  rm "$root/bin/nsenter"
-  nsenter=$(command -v nsenter)
-  cp --dereference "$nsenter" "$root/bin/nsenter"
-  ldd "$nsenter" | grep -o '/[^ ]*' | while read -r library; do
-    mkdir -p "$root$(dirname "$library")"
-    cp --dereference "$library" "$root$library"
-  done
+  take nsenter
   cp "$BIN/agnhost" "$root/agnhost"
   ln -s agnhost "$root/agnhost-2"
   mkdir -p "$root/uploads"
   image agnhost.tar "$root" "{\"Entrypoint\":[\"/agnhost\"],\"Cmd\":[\"pause\"],$path}" "$suite"/agnhost:{2.63.0,2.55}
+  # In several pods of one node it reads and writes past the cache, which busybox's dd cannot.
+  take dd
+  rm "$root"/agnhost "$root"/agnhost-2
+  image glibc.tar "$root" "{\"Cmd\":[\"sh\"],$path}" "$suite"/glibc-dns-testing:2.0.0
 fi
