@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./state.sh
 credentials=$RUN/credentials
+cp ../deploy/audit/policy.yaml "$RUN/conf/audit.yaml" # the log is for test/deploy/audit
 export HOME=$RUN/home KUBECONFIG=$credentials/admin.kubeconfig
 
 read -r pid _ </proc/self/stat # the machine's /proc still: our process id there
@@ -94,7 +95,8 @@ start_apiserver() {
     --requestheader-username-headers=X-Remote-User --requestheader-group-headers=X-Remote-Group --requestheader-extra-headers-prefix=X-Remote-Extra- \
     --proxy-client-cert-file="$credentials/front-proxy.crt" --proxy-client-key-file="$credentials/front-proxy.key" \
     --service-account-key-file="$credentials/service-accounts.pub" --service-account-signing-key-file="$credentials/service-accounts.key" \
-    --service-account-issuer=https://kubernetes.default.svc.cluster.local
+    --service-account-issuer=https://kubernetes.default.svc.cluster.local \
+    --audit-policy-file="$RUN/conf/audit.yaml" --audit-log-path="$LOG/audit.log"
 }
 start_apiserver
 wait_for "API server ready" kubectl get --raw /readyz

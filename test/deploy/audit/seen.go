@@ -107,9 +107,13 @@ func (s *seen) compare(all []roles.Role, namespace string) []string {
 		for g, why := range role.Grants() {
 			used := false
 			for r := range s.allowed {
-				if r.account == role.Account && covers(g, within, r) {
+				if r.account != role.Account {
+					continue
+				}
+				if covers(g, within, r) {
 					used, covered[r] = true, true
 				}
+				used = used || backs(g, within, r)
 			}
 			if !used {
 				out = append(out, fmt.Sprintf("unused: %s of %s may %s (%s)", role.Name, role.Account, g, why))
@@ -132,4 +136,14 @@ func (s *seen) compare(all []roles.Role, namespace string) []string {
 func covers(g roles.Grant, within string, r request) bool {
 	return g.Verb == r.grant.Verb && g.Group == r.grant.Group && g.Resource == r.grant.Resource &&
 		(g.Name == "" || g.Name == r.grant.Name) && (within == "" || within == r.namespace)
+}
+
+// backs says whether a grant of list stands behind a watch: an informer begins with a watch that tells of all that is there, and lists where
+// the API server does not stream that (WatchList), or refuses to for a moment.
+func backs(g roles.Grant, within string, r request) bool {
+	if g.Verb != "list" {
+		return false
+	}
+	g.Verb = "watch"
+	return covers(g, within, r)
 }

@@ -35,6 +35,7 @@ func TestCompare(t *testing.T) {
 		says []string // the beginnings of the lines
 	}{
 		"all that is granted is used":                {[]string{list, deletes, lease, others, review}, nil},
+		"an informer that begins with a watch":       {[]string{strings.Replace(list, `"verb":"list"`, `"verb":"watch"`, 1), deletes, lease}, []string{"not in the table: berth-controller did watch persistentvolumes"}},
 		"a verb that nobody needs":                   {[]string{list, lease}, []string{"unused: berth-controller of berth-controller may delete persistentvolumes (volumes)"}},
 		"a refusal":                                  {[]string{list, deletes, lease, refused}, []string{`refused: berth-node wanted get secrets/s in namespace "x": no`}},
 		"a refusal of admission is no missing right": {[]string{list, quota, lease}, nil},
