@@ -5,6 +5,7 @@ package kubernetes
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -112,11 +113,17 @@ spec: {accessModes: [ReadWriteOnce], storageClassName: berth-block-immediate, re
 	})
 }
 
-// leader is the pod that holds the controllers' lease.
-func (s *story) leader() string {
+// leader is the controller's pod that holds their lease. One that was killed, or was no pod, holds it until it has run out.
+func (s *story) leader() (name string) {
 	s.Helper()
-	holder := s.inside("kubectl", "-n", system, "get", "lease", "berth-controller", "-o", "jsonpath={.spec.holderIdentity}")
-	name, _, _ := strings.Cut(holder, "_")
+	s.until("a controller that leads", func() error {
+		holder := s.inside("kubectl", "-n", system, "get", "lease", "berth-controller", "-o", "jsonpath={.spec.holderIdentity}")
+		name, _, _ = strings.Cut(holder, "_")
+		if !slices.ContainsFunc(s.podsOf(controller), func(p corev1.Pod) bool { return p.Name == name }) {
+			return fmt.Errorf("the lease is held by %q", holder)
+		}
+		return nil
+	})
 	return name
 }
 

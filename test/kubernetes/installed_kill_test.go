@@ -205,6 +205,8 @@ spec: {accessModes: [ReadWriteOnce], %[3]s resources: {requests: {storage: %[4]s
 		{"claim and pod are made", apply(claim("data", "", "320Mi") + pod("data"))},
 		{"the pod is Ready", is("True", "pod/"+name+"-data", "-o", ready)},
 		{"a file is written", run("exec", name+"-data", "--", "sh", "-c", "echo kept >/data/file; sync")},
+		// Not of one name: at its start external-snapshotter v8.6.0 fills its cache of group snapshots with the snapshots (initializeCaches), and then
+		// takes a group of a snapshot's name for an older version of that: it is not worked on, and not deleted.
 		{"a snapshot is asked for", apply(fmt.Sprintf(`
 apiVersion: snapshot.storage.k8s.io/v1
 kind: VolumeSnapshot
@@ -213,11 +215,11 @@ spec: {source: {persistentVolumeClaimName: %[1]s-data}}
 ---
 apiVersion: groupsnapshot.storage.k8s.io/v1
 kind: VolumeGroupSnapshot
-metadata: {name: %[1]s}
+metadata: {name: %[1]s-group}
 spec: {source: {selector: {matchLabels: {life: %[1]s}}}}
 `, name))},
 		{"the snapshot is ready", is("true", "volumesnapshot/"+name, "-o", "jsonpath={.status.readyToUse}")},
-		{"the group snapshot is ready", is("true", "volumegroupsnapshot/"+name, "-o", "jsonpath={.status.readyToUse}")},
+		{"the group snapshot is ready", is("true", "volumegroupsnapshot/"+name+"-group", "-o", "jsonpath={.status.readyToUse}")},
 		{"it is restored", apply(claim("restored", fmt.Sprintf("dataSource: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: %s},", name), "320Mi") + pod("restored"))},
 		{"its pod is Ready", is("True", "pod/"+name+"-restored", "-o", ready)},
 		{"it has the file", run("exec", name+"-restored", "--", "grep", "kept", "/data/file")},
@@ -234,8 +236,9 @@ spec: {source: {selector: {matchLabels: {life: %[1]s}}}}
 		{"the claims are deleted", run("delete", "persistentvolumeclaim", "--all", "--timeout=15s")},
 		{"nothing is left in the API", func() error { return s.nothingOf() }},
 		{"nothing is left on the disk", func() error {
-			if after := s.onDisk(); !slices.Equal(before, after) {
-				return fmt.Errorf("there were %q and are %q", before, after)
+			// Of what was there before, something of a life that failed may be on its way out.
+			if left := slices.DeleteFunc(s.onDisk(), func(id string) bool { return slices.Contains(before, id) }); len(left) > 0 {
+				return fmt.Errorf("there are %q", left)
 			}
 			return nil
 		}},
