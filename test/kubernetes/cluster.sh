@@ -64,13 +64,15 @@ loops() {
     }'
 }
 
-# detach ends them. One that is below another may end with that one by itself.
+# detach ends them, one at a look: one that is below another may end with that one by itself, and be somebody else's the next moment.
 detach() {
-  local tries left device
+  local tries left
   for tries in {1..100}; do
     left=$(loops)
     [ -n "$left" ] || return 0
-    for device in $left; do losetup --detach "$device" 2>/dev/null || true; done
+    set -- $left
+    shift $((tries % $#))
+    losetup --detach "$1" 2>/dev/null || true
     sleep 0.1
   done
   echo "cluster.sh: still attached:" $left >&2
