@@ -35,11 +35,12 @@ func (s *subject) snapshots(ctx context.Context, snapshots, copies int, t *table
 	if err != nil {
 		return err
 	}
-	if err := s.pauses(ctx, client, snapshots, t); err != nil {
-		return fmt.Errorf("snapshots of a busy volume: %w", err)
-	}
+	// First: minutes of random writes leave the disk with work for minutes.
 	if err := s.copies(ctx, client, copies, t); err != nil {
 		return fmt.Errorf("restores and clones: %w", err)
+	}
+	if err := s.pauses(ctx, client, snapshots, t); err != nil {
+		return fmt.Errorf("snapshots of a busy volume: %w", err)
 	}
 	return nil
 }
