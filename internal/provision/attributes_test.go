@@ -11,6 +11,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/utils/ptr"
 )
 
@@ -31,6 +33,14 @@ func (d *modifying) ControllerModifyVolume(_ context.Context, q *csi.ControllerM
 
 func newModifying() *modifying {
 	return &modifying{tiny: &tiny{name: "d", caps: append([]csi.ControllerServiceCapability_RPC_Type{csi.ControllerServiceCapability_RPC_MODIFY_VOLUME}, createDelete...)}}
+}
+
+// numbered is an API that refuses patches of an older claim, as external-resizer expects it: it takes the answer to a patch of its own for what it
+// has just written.
+func numbered(objects ...runtime.Object) *fake.Clientset {
+	api := fake.NewClientset(objects...)
+	versions(api, func(*v1.PersistentVolumeClaim, func(*v1.PersistentVolumeClaim) error) {})
+	return api
 }
 
 func attributesClass(name, driver string) *storagev1.VolumeAttributesClass {
@@ -60,8 +70,8 @@ func infeasible(c *v1.PersistentVolumeClaim, class, words string) bool {
 func TestClassOfAnotherDriverIsInfeasible(t *testing.T) {
 	for name, late := range map[string]bool{"there before": false, "comes later": true} {
 		t.Run(name, func(t *testing.T) {
-			a := claim("a", "d", boundTo("d"), wanting("alien"))
-			w := start(t, class("d"), a, volumeFor(a, "d"), attributesClass("gold", "d"))
+			a := claim("a", "d", boundTo("d"), wanting("alien"), func(c *v1.PersistentVolumeClaim) { c.ResourceVersion = "1" })
+			w := startOn(t, numbered(class("d"), a, volumeFor(a, "d"), attributesClass("gold", "d")))
 			classes := w.api.StorageV1().VolumeAttributesClasses()
 			alien := func() {
 				if _, err := classes.Create(t.Context(), attributesClass("alien", "e"), metav1.CreateOptions{}); err != nil {
@@ -103,8 +113,8 @@ func TestClassOfAnotherDriverIsInfeasible(t *testing.T) {
 
 // The option tells the driver whose volume it changes.
 func TestModifyWithTheNamesOfClaimAndVolume(t *testing.T) {
-	a := claim("a", "d", boundTo("d"), wanting("gold"))
-	w := startWith(t, func(o *Options) { o.ExtraModifyMetadata = true }, class("d"), a, volumeFor(a, "d"), attributesClass("gold", "d"))
+	a := claim("a", "d", boundTo("d"), wanting("gold"), func(c *v1.PersistentVolumeClaim) { c.ResourceVersion = "1" })
+	w := run(t, numbered(class("d"), a, volumeFor(a, "d"), attributesClass("gold", "d")), func(o *Options) { o.ExtraModifyMetadata = true })
 	d := newModifying()
 	got := make(chan map[string]string, 16)
 	d.last = func(p map[string]string) { got <- p }
