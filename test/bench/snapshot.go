@@ -185,6 +185,8 @@ func (s *subject) pauses(ctx context.Context, client snapshotclient.Interface, n
 			return err
 		}
 		frozen, held = append(frozen, now-held), now
+		fmt.Fprintf(os.Stderr, "%s: longest write %d ms, %d ms without a snapshot; held back %d ms\n", s.name,
+			pauses[i].Milliseconds(), without[i].Milliseconds(), frozen[i].Milliseconds())
 	}
 	if err := w.Stop(); err != nil {
 		return err

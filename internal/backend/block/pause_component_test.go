@@ -21,7 +21,7 @@ import (
 //
 //	go test -tags component -run '^$' -bench Pause -benchtime 20x ./internal/backend/block
 func BenchmarkPause(b *testing.B) {
-	s := serve(b, 12<<30)
+	s := serve(b, 40<<30)
 	v := s.make(backend.CreateRequest{Name: "v", RequiredBytes: 1 << 30, FSType: "ext4"})
 	w := startWriters(b, filepath.Join(s.mounted(v), "data"), 768*mib)
 	var with, without []time.Duration

@@ -41,6 +41,8 @@ type copying struct {
 	// passes over the file, and how long the last one took.
 	passes int
 	took   time.Duration
+	// flushed the disk's cache last.
+	flushed time.Time
 }
 
 // newCopying makes the file to, which must not be there.
@@ -108,6 +110,9 @@ func (c *copying) pass() error {
 	defer func() { c.took = time.Since(pass) }()
 	next := xfs.NewCursor(c.from, 0, c.size)
 	count := fewExtents
+	if err := c.flush(); err != nil {
+		return err
+	}
 	for at := int64(0); at < c.size; {
 		end, err := after(next, count, c.size)
 		if err != nil {
@@ -128,8 +133,34 @@ func (c *copying) pass() error {
 			count = max(count/2, fewExtents)
 		}
 		c.collect()
+		if err := c.flushInTime(); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// flushEvery so often the disk under the pool is told to write out its cache.
+const flushEvery = 200 * time.Millisecond
+
+// flush makes the disk write out its cache. Many disks let other requests wait meanwhile, for as long as there is something to write:
+// after seconds of writes some 100 ms. The freeze and what follows it cannot do without flushes, so theirs find little left.
+//
+// boundary: held by the caller.
+func (c *copying) flush() error {
+	if err := c.to.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", c.to.Name(), noSpace(err))
+	}
+	c.flushed = time.Now()
+	return nil
+}
+
+// boundary: held by the caller.
+func (c *copying) flushInTime() error {
+	if time.Since(c.flushed) < flushEvery {
+		return nil
+	}
+	return c.flush()
 }
 
 // after is where the next so many extents end.
@@ -215,6 +246,9 @@ func (c *copying) approach() error {
 				return err
 			}
 			c.collect()
+			if err := c.flushInTime(); err != nil {
+				return err
+			}
 		}
 		if n := len(todo); n < fewChanges || last > 0 && n > last/4*3 {
 			return nil
