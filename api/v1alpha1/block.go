@@ -18,6 +18,10 @@ const (
 	// that the node will not come back with its data: deleting and detaching no longer wait for it. Where the Node object itself
 	// is gone, that is known without it.
 	AnnotationNodeLost = Group + "/node-lost"
+	// AnnotationDeleteData, on a BlockVolume or a BlockSnapshot that was made and is being deleted, with the object's own name as its
+	// value, says that its data are to go with it. The controller writes it before it deletes an object; without it the data stay, and
+	// the object with them: who deletes objects or their definitions by hand loses nothing.
+	AnnotationDeleteData = Group + "/delete-data"
 )
 
 // longestLabel is how many bytes a label's value can have.

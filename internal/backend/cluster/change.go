@@ -87,7 +87,7 @@ func (b *Backend) Attach(ctx context.Context, id, node string, readOnly bool) er
 	if err != nil {
 		return err
 	}
-	if o.DeletionTimestamp != nil {
+	if objects.VolumeGoes(o) {
 		return fmt.Errorf("%w: %s is being deleted", backend.ErrNotFound, id)
 	}
 	if b.node(node) == nil {

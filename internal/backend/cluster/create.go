@@ -91,7 +91,7 @@ func (b *Backend) Create(ctx context.Context, r backend.CreateRequest) (backend.
 // is a new one. A volume that was made is never that.
 func (b *Backend) stale(ctx context.Context, o *api.BlockVolume, r backend.CreateRequest, ours bool) (bool, error) {
 	switch {
-	case o.DeletionTimestamp != nil:
+	case objects.VolumeGoes(o):
 		return true, nil
 	case ours || o.Status.Phase == api.PhaseReady:
 		return false, nil

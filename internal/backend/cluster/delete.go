@@ -33,7 +33,7 @@ func (b *Backend) Delete(ctx context.Context, id string) error {
 			return fmt.Errorf("look for volume %s: %w", id, err)
 		}
 	}
-	if o.DeletionTimestamp == nil {
+	if !objects.VolumeGoes(o) {
 		lost, err := b.lost(ctx, o.Spec.Node, o)
 		if err != nil {
 			return err
@@ -53,9 +53,25 @@ func attachedTo(o *api.BlockVolume) []string {
 	return o.Status.Nodes
 }
 
-// remove deletes this object of a volume, not a later one of its name, and waits until it is gone.
+// remove deletes this object of a volume, not a later one of its name, and waits until it is gone. The mark comes first: without it the
+// node keeps the data.
 func (b *Backend) remove(ctx context.Context, o *api.BlockVolume) error {
 	began := objects.Find(o.Status.Errors, api.OperationDelete)
+	if !objects.Marked(o) {
+		err := boundary.Do("backend-cluster/mark-volume", func() error {
+			patch, err := objects.MarkPatch(o)
+			if err == nil {
+				_, err = b.o.Objects.Volumes.Patch(ctx, o.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+			}
+			return err
+		})
+		if gone(err) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("mark the data of volume %s to be deleted: %w", o.Name, err)
+		}
+	}
 	if o.DeletionTimestamp == nil {
 		err := boundary.Do("backend-cluster/delete-volume", func() error {
 			return b.o.Objects.Volumes.Delete(ctx, o.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(o.UID))})

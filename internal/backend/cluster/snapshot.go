@@ -95,7 +95,7 @@ func (b *Backend) take(ctx context.Context, key string, wanted func() ([]*api.Bl
 // stale: it is being deleted, or its node refused it for good while nobody waited.
 func stale(o *api.BlockSnapshot) bool {
 	e := objects.Find(o.Status.Errors, api.OperationCreate)
-	return o.DeletionTimestamp != nil || e != nil && objects.Final(e.Kind) && !o.Status.ReadyToUse
+	return objects.SnapshotGoes(o) || e != nil && objects.Final(e.Kind) && !o.Status.ReadyToUse
 }
 
 // present are those of which there is an object.
@@ -170,16 +170,31 @@ func (b *Backend) DeleteSnapshot(ctx context.Context, id string) error {
 			return fmt.Errorf("look for snapshot %s: %w", id, err)
 		}
 	}
-	if o.Spec.Group != nil && o.DeletionTimestamp == nil {
+	if o.Spec.Group != nil && !objects.SnapshotGoes(o) {
 		return fmt.Errorf("%w: snapshot %s is part of the group snapshot %s and goes with it", backend.ErrInGroup, id, o.Spec.Group.ID)
 	}
 	return b.removeAll(ctx, "snapshot/"+id, []*api.BlockSnapshot{o})
 }
 
-// removeAll deletes these objects of snapshots, and waits until they are gone.
+// removeAll deletes these objects of snapshots, and waits until they are gone. The marks come first: without them the node keeps the data.
 func (b *Backend) removeAll(ctx context.Context, key string, all []*api.BlockSnapshot) error {
 	if len(all) == 0 {
 		return nil
+	}
+	for _, o := range all {
+		if objects.Marked(o) {
+			continue
+		}
+		err := boundary.Do("backend-cluster/mark-snapshot", func() error {
+			patch, err := objects.MarkPatch(o)
+			if err == nil {
+				_, err = b.o.Objects.Snapshots.Patch(ctx, o.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+			}
+			return err
+		})
+		if err != nil && !gone(err) {
+			return fmt.Errorf("mark the data of snapshot %s to be deleted: %w", o.Name, err)
+		}
 	}
 	for _, o := range all {
 		if o.DeletionTimestamp != nil {

@@ -149,7 +149,7 @@ func (a *Agent) watch() error {
 			// Our own write of the status comes back here.
 			m, okWas := was.(metav1.Object)
 			n, okIs := is.(metav1.Object)
-			if okWas && okIs && m.GetUID() == n.GetUID() && m.GetGeneration() == n.GetGeneration() && (m.GetDeletionTimestamp() == nil) == (n.GetDeletionTimestamp() == nil) {
+			if okWas && okIs && m.GetUID() == n.GetUID() && m.GetGeneration() == n.GetGeneration() && (m.GetDeletionTimestamp() == nil) == (n.GetDeletionTimestamp() == nil) && objects.Marked(m) == objects.Marked(n) {
 				return
 			}
 			add(is)

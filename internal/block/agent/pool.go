@@ -73,7 +73,9 @@ func (a *Agent) look(ctx context.Context) {
 	for _, o := range objects.Of[api.BlockVolume](a.volumes, "", "") {
 		status := latest(&a.written, o.UID, o.Status)
 		problem, there := problems[o.Name]
-		if status.Phase == api.PhaseReady && o.DeletionTimestamp == nil && (problem != status.Problem || !there && status.Problem == "") {
+		goes := goes(o, status)
+		problem = keptVolume(o, goes, problem)
+		if status.Phase == api.PhaseReady && !goes && (problem != status.Problem || !there && status.Problem == "") {
 			a.queue.Add(volumeKey + o.Name)
 		}
 	}

@@ -33,7 +33,7 @@ func (a *Agent) snapshot(ctx context.Context, id string) error {
 	if o == nil || o.Spec.Node != a.o.Node {
 		return nil
 	}
-	if o.DeletionTimestamp != nil {
+	if a.snapshotGoes(o) {
 		return a.letGo(ctx, []*api.BlockSnapshot{o}, func() error {
 			if a.snapshots == nil {
 				return nil
@@ -65,7 +65,7 @@ func (a *Agent) group(ctx context.Context, id string) error {
 	}
 	going := 0
 	for _, o := range all {
-		if o.DeletionTimestamp != nil {
+		if a.snapshotGoes(o) {
 			going++
 		}
 	}
@@ -95,6 +95,11 @@ func (a *Agent) group(ctx context.Context, id string) error {
 		g, err := a.snapshots.GroupSnapshot(ctx, id)
 		return g.Snapshots, err
 	})
+}
+
+// snapshotGoes is objects.SnapshotGoes with the status that was written last.
+func (a *Agent) snapshotGoes(o *api.BlockSnapshot) bool {
+	return objects.SnapshotGoes(&api.BlockSnapshot{ObjectMeta: o.ObjectMeta, Status: latest(&a.written, o.UID, o.Status)})
 }
 
 // takeAll takes the snapshots of these objects, or finds those that were taken, and writes their status.
@@ -132,6 +137,7 @@ func (a *Agent) takeAll(ctx context.Context, all []*api.BlockSnapshot, take, fin
 		if err != nil && ready {
 			status.Problem = objects.Clip(err.Error())
 		}
+		status.Problem = withKept(status.Problem, objects.Kept(o, false, "blocksnapshot", "VolumeSnapshotContent"))
 		if at := slices.IndexFunc(taken, func(s backend.Snapshot) bool { return s.ID == o.Name }); err == nil && at >= 0 {
 			s := taken[at]
 			instant := metav1.NewMicroTime(s.Taken)

@@ -22,11 +22,11 @@ func (a *Agent) volume(ctx context.Context, id string) error {
 	if o == nil || o.Spec.Node != a.o.Node {
 		return nil // data of that name, if any, are an orphan now
 	}
-	if o.DeletionTimestamp != nil {
+	if goes(o, latest(&a.written, o.UID, o.Status)) {
 		return a.deleteVolume(ctx, o)
 	}
 	status, f := a.realise(ctx, o)
-	status.Errors = f.now
+	status.Errors, status.Problem = f.now, keptVolume(o, false, status.Problem)
 	if err := a.reportVolume(ctx, o, status); err != nil {
 		return err
 	}
@@ -34,6 +34,23 @@ func (a *Agent) volume(ctx context.Context, id string) error {
 		return errAgain
 	}
 	return nil
+}
+
+// goes is objects.VolumeGoes with the status that was written last.
+func goes(o *api.BlockVolume, status api.BlockVolumeStatus) bool {
+	return objects.VolumeGoes(&api.BlockVolume{ObjectMeta: o.ObjectMeta, Status: status})
+}
+
+// keptVolume is a volume's problem, and that somebody deleted its object by hand.
+func keptVolume(o *api.BlockVolume, goes bool, problem string) string {
+	return withKept(problem, objects.Kept(o, goes, "blockvolume", "PersistentVolume"))
+}
+
+func withKept(problem, kept string) string {
+	if problem != "" && kept != "" {
+		problem += "; "
+	}
+	return objects.Clip(problem + kept)
 }
 
 // realise makes the volume what its spec says, as far as that can be done, and returns its status without errors, and the errors.
