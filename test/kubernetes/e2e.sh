@@ -21,6 +21,8 @@ for flag in "$@"; do
   fi
   flags+=("$flag")
 done
+# The cluster may be older than the suite's images.
+for image in "$IMAGES"/*.tar; do "$here/cluster.sh" in ctr --namespace k8s.io images import "$image" >>"$LOG/images.log" 2>&1; done
 # Some specs stop and start the kubelet over SSH.
 if ! "$here/cluster.sh" in pgrep --exact sshd >/dev/null; then
   (cd "$here/upstream" && CGO_ENABLED=0 go build -o "$BIN/sshd" ./sshd)
