@@ -17,7 +17,7 @@ import (
 // +kubebuilder:printcolumn:name="Volumes",type=integer,JSONPath=`.status.volumes`
 // +kubebuilder:printcolumn:name="Orphans",type=integer,JSONPath=`.status.orphans`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
-// +kubebuilder:validation:XValidation:rule="self.metadata.name == self.spec.node + (has(self.spec.pool) ? '-' + self.spec.pool : ”)",message="the name must be the node's, followed by - and the pool's name where spec.pool is set"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == (has(self.spec.pool) ? self.spec.node + '-' + self.spec.pool : self.spec.node)",message="the name must be the node's, followed by - and the pool's name where spec.pool is set"
 type BlockPool struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
