@@ -76,8 +76,14 @@ func emptyNode() error {
 	_, err := output(shared.inside(context.Background(), "bash", "-c", `
 		set -euo pipefail
 		for tries in {1..100}; do pgrep --exact berth >/dev/null || break; sleep 0.1; done # one that was killed takes its time to end
-		losetup --list --raw --noheadings --output NAME,BACK-FILE | while read -r device file; do
-			case $file in /var/lib/berth/pools/*/*) losetup --detach "$device" ;; esac # a volume keeps its pool busy
+		# A volume keeps its pool busy. Names do not tell whose it is: other nodes of this machine have the same.
+		for image in /var/lib/berth/pools/*.img; do
+			[ -e "$image" ] || continue
+			losetup --list --raw --noheadings --output MAJ:MIN --associated "$image" | while read -r pool; do
+				losetup --list --raw --noheadings --output NAME,BACK-MAJ:MIN | while read -r device of; do
+					if [ "$of" = "$pool" ]; then losetup --detach "$device"; fi
+				done
+			done
 		done
 		while read -r dir; do umount "$dir"; done < <(findmnt --raw --noheadings --output TARGET | grep ^/var/lib/berth/ | sort --reverse)
 		for image in /var/lib/berth/pools/*.img; do
