@@ -79,8 +79,8 @@ func emptyNode() error {
 		# A volume keeps its pool busy. Names do not tell whose it is: other nodes of this machine have the same.
 		for image in /var/lib/berth/pools/*.img; do
 			[ -e "$image" ] || continue
-			losetup --list --raw --noheadings --output MAJ:MIN --associated "$image" | while read -r pool; do
-				losetup --list --raw --noheadings --output NAME,BACK-MAJ:MIN | while read -r device of; do
+			losetup --list --noheadings --output MAJ:MIN --associated "$image" | while read -r pool; do
+				losetup --list --noheadings --output NAME,BACK-MAJ:MIN | while read -r device of; do
 					if [ "$of" = "$pool" ]; then losetup --detach "$device"; fi
 				done
 			done
