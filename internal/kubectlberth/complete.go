@@ -94,7 +94,7 @@ func (c *connection) names(cmd *cobra.Command, list func(context.Context, why.So
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	s, err := c.sources()
+	s, err := c.sources(ctx, false)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

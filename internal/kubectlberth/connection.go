@@ -1,6 +1,7 @@
 package kubectlberth
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -46,8 +47,8 @@ func (c *connection) namespace() (string, error) {
 	return namespace, err
 }
 
-// sources are the clients of a question.
-func (c *connection) sources() (why.Sources, error) {
+// sources are the clients of a question, or of several at once.
+func (c *connection) sources(ctx context.Context, several bool) (why.Sources, error) {
 	cfg, err := c.config().ClientConfig()
 	if clientcmd.IsEmptyConfig(err) || errors.Is(err, rest.ErrNotInCluster) {
 		return why.Sources{}, errors.New("no cluster is configured: set KUBECONFIG, or say --kubeconfig FILE")
@@ -67,5 +68,9 @@ func (c *connection) sources() (why.Sources, error) {
 	if err != nil {
 		return why.Sources{}, err
 	}
-	return why.Sources{Client: client, Snapshots: snapshots, Program: why.KubectlProgram}, nil
+	problem, err := blockProblems(ctx, cfg, several)
+	if err != nil {
+		return why.Sources{}, err
+	}
+	return why.Sources{Client: client, Snapshots: snapshots, Problem: problem, Program: why.KubectlProgram}, nil
 }

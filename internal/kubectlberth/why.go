@@ -70,7 +70,7 @@ func (o *whyOptions) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return usageError{err}
 	}
-	s, err := o.connection.sources()
+	s, err := o.connection.sources(ctx, o.many || len(targets) > 1)
 	if err != nil {
 		return err
 	}

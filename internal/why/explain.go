@@ -29,6 +29,8 @@ type Sources struct {
 	Read func(trace.Filter) ([]trace.Entry, error)
 	// Holders are the operations under way, as far as they are known (a running instance can be asked).
 	Holders []Holder
+	// Problem, when set, is asked what a storage's own objects in the API say of a CSI volume: empty when it is well or nobody knows.
+	Problem func(driver, handle string) string
 	// Unwell are the mounted volumes whose drivers say that they are not well; nil when nobody could be asked: then events tell.
 	Unwell []Unwell
 	// Program is how the question is asked in a cluster in which no instance of Berth can be asked: KubectlProgram. Then there is

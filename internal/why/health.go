@@ -42,13 +42,18 @@ func tellHealth(f *facts, vf *volumeFacts, s Sources, v *Volume) {
 	v.Note = strings.TrimPrefix(v.Note+"; "+p.What+" "+p.Advice, "; ")
 }
 
-// unwell asks the running instance's knowledge, else the pod's events, which the API keeps for an hour.
+// unwell asks the running instance's knowledge, else the storage's own objects, else the pod's events, which the API keeps for an hour.
 func unwell(f *facts, vf *volumeFacts, s Sources) (problems []string, since time.Time, from string) {
 	for i := range s.Unwell {
 		u := &s.Unwell[i]
 		ofPod := f.pod != nil && u.Pod.UID == f.pod.UID && u.Name == vf.name
 		if u.PV != "" && u.PV == vf.pvName || ofPod {
 			return u.Problems, u.Since, "its driver"
+		}
+	}
+	if s.Problem != nil && vf.pv != nil && vf.pv.Spec.CSI != nil {
+		if p := s.Problem(vf.pv.Spec.CSI.Driver, vf.pv.Spec.CSI.VolumeHandle); p != "" {
+			return []string{p}, time.Time{}, "its storage's object"
 		}
 	}
 	if s.Unwell != nil || vf.name == "" {

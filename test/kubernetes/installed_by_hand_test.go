@@ -60,6 +60,7 @@ spec: {source: {persistentVolumeClaimName: written}}
 		}
 	}
 	told()
+	s.says(s.plugin(), []string{"why", "pvc/written"}, "deleted by hand")
 	s.inside("kubectl", "-n", system, "rollout", "restart", agents)
 	s.rolledOut(agents)
 	told()
