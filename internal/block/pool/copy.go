@@ -144,10 +144,14 @@ func (c *copying) pass() error {
 const flushEvery = 200 * time.Millisecond
 
 // flush makes the disk write out its cache. Many disks let other requests wait meanwhile, for as long as there is something to write:
-// after seconds of writes some 100 ms. The freeze and what follows it cannot do without flushes, so theirs find little left.
+// after seconds of writes some 100 ms. The freeze and what follows it cannot do without flushes, so theirs find little left. Where nobody
+// can be writing, nobody waits.
 //
 // boundary: held by the caller.
 func (c *copying) flush() error {
+	if !c.attached {
+		return nil
+	}
 	if err := c.to.Sync(); err != nil {
 		return fmt.Errorf("sync %s: %w", c.to.Name(), noSpace(err))
 	}
