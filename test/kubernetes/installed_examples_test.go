@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	api "berth.io/berth/api/v1alpha1"
 )
 
 const examplesDir = "../../examples"
@@ -294,7 +296,11 @@ spec: {accessModes: [ReadWriteOnce], storageClassName: %[1]s, resources: {reques
 	s.kubectl("delete", "--timeout=60s", "persistentvolume", volume.Name)
 	id = volume.Spec.CSI.VolumeHandle
 	s.last = append(s.last, func() error {
-		_, err := output(shared.inside(s.ctx, "kubectl", "delete", "--timeout=60s", "blockvolumes.storage.berth.io", id))
+		volume := "blockvolumes.storage.berth.io/" + id
+		_, err := output(shared.inside(s.ctx, "kubectl", "annotate", volume, api.AnnotationDeleteData+"="+id))
+		if err == nil {
+			_, err = output(shared.inside(s.ctx, "kubectl", "delete", "--timeout=60s", volume))
+		}
 		return err
 	})
 	return id

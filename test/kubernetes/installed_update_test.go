@@ -127,6 +127,11 @@ func (w *writer) unharmed() {
 // journey is a claim and a pod with a file in it, made and deleted again: what works as long as everything does.
 func (s *story) journey(name string) {
 	s.Helper()
+	s.journeyWithin(2*time.Minute, name)
+}
+
+func (s *story) journeyWithin(patience time.Duration, name string) {
+	s.Helper()
 	s.apply(fmt.Sprintf(`
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -134,7 +139,7 @@ metadata: {name: %s}
 spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 64Mi}}}
 ---`, name) + podYAML(name, fmt.Sprintf("persistentVolumeClaim: {claimName: %s}", name)))
 	began := time.Now()
-	s.ready(name)
+	s.readyWithin(patience, name)
 	s.Logf("%s: claim and pod to Ready in %s", name, time.Since(began).Round(10*time.Millisecond))
 	s.inPod(name, "sh", "-c", "echo kept >/data/file; sync")
 	s.deletePod(name)

@@ -123,7 +123,12 @@ func (s *story) until(what string, done func() error) {
 // ready waits for a pod to be Ready and returns it.
 func (s *story) ready(name string) *corev1.Pod {
 	s.Helper()
-	s.kubectl("wait", "--for=condition=Ready", "--timeout=120s", "pod/"+name)
+	return s.readyWithin(2*time.Minute, name)
+}
+
+func (s *story) readyWithin(patience time.Duration, name string) *corev1.Pod {
+	s.Helper()
+	s.kubectl("wait", "--for=condition=Ready", "--timeout="+patience.String(), "pod/"+name)
 	pod := &corev1.Pod{}
 	if err := json.Unmarshal([]byte(s.kubectl("get", "pod", name, "-o", "json")), pod); err != nil {
 		s.Fatal(err)
