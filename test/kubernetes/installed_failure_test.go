@@ -36,6 +36,7 @@ func TestInstalledWithoutTheAPIServer(t *testing.T) {
 	w.unharmed()
 	s.until("everything Ready", func() error { return in.ready(s.ctx) })
 	// Upstream's scheduler has its watches again at different times. A pod whose claim it does not know yet waits for its look at everything, each 5 minutes.
+	s.more()
 	s.journeyWithin(6*time.Minute, "after")
 	w.unharmed()
 }

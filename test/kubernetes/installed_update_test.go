@@ -130,7 +130,7 @@ func (s *story) journey(name string) {
 	s.journeyWithin(2*time.Minute, name)
 }
 
-func (s *story) journeyWithin(patience time.Duration, name string) {
+func (s *story) journeyWithin(limit time.Duration, name string) {
 	s.Helper()
 	s.apply(fmt.Sprintf(`
 apiVersion: v1
@@ -139,7 +139,7 @@ metadata: {name: %s}
 spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 64Mi}}}
 ---`, name) + podYAML(name, fmt.Sprintf("persistentVolumeClaim: {claimName: %s}", name)))
 	began := time.Now()
-	s.readyWithin(patience, name)
+	s.readyWithin(limit, name)
 	s.Logf("%s: claim and pod to Ready in %s", name, time.Since(began).Round(10*time.Millisecond))
 	s.inPod(name, "sh", "-c", "echo kept >/data/file; sync")
 	s.deletePod(name)

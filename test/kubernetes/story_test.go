@@ -126,9 +126,9 @@ func (s *story) ready(name string) *corev1.Pod {
 	return s.readyWithin(2*time.Minute, name)
 }
 
-func (s *story) readyWithin(patience time.Duration, name string) *corev1.Pod {
+func (s *story) readyWithin(limit time.Duration, name string) *corev1.Pod {
 	s.Helper()
-	s.kubectl("wait", "--for=condition=Ready", "--timeout="+patience.String(), "pod/"+name)
+	s.kubectl("wait", "--for=condition=Ready", "--timeout="+limit.String(), "pod/"+name)
 	pod := &corev1.Pod{}
 	if err := json.Unmarshal([]byte(s.kubectl("get", "pod", name, "-o", "json")), pod); err != nil {
 		s.Fatal(err)
