@@ -111,8 +111,15 @@ spec: {source: {persistentVolumeClaimName: written}}
 	}
 	w.unharmed()
 	s.journey("after")
-	s.kubectl("delete", "volumesnapshot", "kept", "--timeout=60s")
 	s.deletePod("writer")
+	// With the word the data go at once; the claim and the snapshot that are left can be deleted all the same.
+	snapshot := strings.TrimSpace(s.inside("kubectl", "get", "blocksnapshots", "-o", "name"))
+	for _, object := range []string{"blockvolume.storage.berth.io/" + w.handle, snapshot} {
+		_, name, _ := strings.Cut(object, "/")
+		s.inside("kubectl", "annotate", object, api.AnnotationDeleteData+"="+name)
+		s.inside("kubectl", "delete", object, "--timeout=60s")
+	}
+	s.kubectl("delete", "volumesnapshot", "kept", "--timeout=60s")
 	s.kubectl("delete", "persistentvolumeclaim", "written", "--timeout=60s")
 	s.until("the pool to be empty", func() error {
 		left, err := output(shared.inside(context.Background(), "ls", "/var/lib/berth/pools/default/volumes", "/var/lib/berth/pools/default/snapshots"))

@@ -239,6 +239,25 @@ spec:
   nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [%[1]s]}]}]}}
 ---`, s.ns, name)
 	}
+	// A volume of ours on a node that will not come back.
+	s.apply(fmt.Sprintf(`
+apiVersion: storage.berth.io/v1alpha1
+kind: BlockVolume
+metadata: {name: vol-%[1]s, labels: {storage.berth.io/node: gone-%[1]s}, finalizers: [storage.berth.io/node]}
+spec: {node: gone-%[1]s, name: lost, sizeBytes: 67108864}
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: %[1]s-lost, annotations: {pv.kubernetes.io/provisioned-by: %[2]s}}
+spec:
+  capacity: {storage: 64Mi}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Delete
+  storageClassName: %[1]s
+  claimRef: {namespace: %[1]s, name: was-here, uid: 00000000-0000-0000-0000-000000000001}
+  csi: {driver: %[2]s, volumeHandle: vol-%[1]s}
+`, s.ns, driverName))
+	s.inside("kubectl", "wait", "--for=delete", "--timeout=120s", "persistentvolume/"+s.ns+"-lost", "blockvolume/vol-"+s.ns)
 	s.apply(node + volume("had") + fmt.Sprintf(`
 apiVersion: v1
 kind: PersistentVolumeClaim

@@ -97,6 +97,30 @@ var examples = map[string]example{
 			return nil
 		})
 		s.kubectl("delete", "snapsched", "example-hourly")
+		s.apply(`
+apiVersion: storage.berth.io/v1alpha1
+kind: SnapshotSchedule
+metadata: {name: together}
+spec: {schedule: "@every 1s", group: true, keep: 1, selector: {matchLabels: {backup: hourly}}}
+`)
+		groups := func(but string) (first string, err error) {
+			names := strings.Fields(s.kubectl("get", "volumegroupsnapshots", "-o", "name"))
+			if len(names) == 0 || slices.Contains(names, but) {
+				return "", fmt.Errorf("there are %q", names)
+			}
+			return names[0], nil
+		}
+		var first string
+		s.until("a group by schedule", func() (err error) {
+			first, err = groups("")
+			return err
+		})
+		s.until("a later group in the place of "+first, func() error {
+			_, err := groups(first)
+			return err
+		})
+		s.kubectl("delete", "snapsched", "together")
+		s.kubectl("delete", "volumegroupsnapshots", "--all", "--timeout=60s")
 	}},
 	// The node's agent offers disks by the DaemonSet's configuration; its own test has disks.
 	"discovery.yaml": {then: func(s *story) {

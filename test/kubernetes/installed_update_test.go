@@ -285,3 +285,18 @@ spec: {accessModes: [ReadWriteOnce], volumeMode: Block, resources: {requests: {s
 	s.deletePod("raw")
 	s.empty()
 }
+
+// A node whose agent is not yet there keeps pods away with a taint; the agent takes it off as soon as the kubelet knows the drivers.
+func TestInstalledStartUpTaint(t *testing.T) {
+	s := tell(t)
+	in := s.installed()
+	s.inside("kubectl", "taint", "node", "node1", "berth.io/agent-not-ready=:NoSchedule")
+	s.until("the taint to go", func() error {
+		taints, err := output(shared.inside(s.ctx, "kubectl", "get", "node", "node1", "-o", "jsonpath={.spec.taints[*].key}"))
+		if err == nil && strings.Contains(taints, "berth.io/agent-not-ready") {
+			err = fmt.Errorf("there are %s", taints)
+		}
+		return err
+	})
+	s.until("everything Ready", func() error { return in.ready(s.ctx) })
+}

@@ -91,6 +91,10 @@ func (s *seen) take(e *event) {
 		return
 	}
 	s.allowed[r]++
+	if e.Verb == "patch" && e.ResponseStatus.Code == http.StatusCreated { // what is applied by the server and made by that needs both
+		r.grant.Verb = "create"
+		s.allowed[r]++
+	}
 }
 
 // compare says what the table grants and nobody used, and what was refused or done without it.

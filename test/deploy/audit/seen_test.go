@@ -25,6 +25,7 @@ const (
 	elsewhere = `{"stage":"ResponseComplete","verb":"update","user":{"username":"system:serviceaccount:berth-system:berth-controller"},"objectRef":{"resource":"leases","apiGroup":"coordination.k8s.io","namespace":"kube-system","name":"berth-controller"},"responseStatus":{"code":200}}`
 	refused   = `{"stage":"ResponseComplete","verb":"get","user":{"username":"system:serviceaccount:berth-system:berth-node"},"objectRef":{"resource":"secrets","namespace":"x","name":"s"},"responseStatus":{"code":403,"message":"no"},"annotations":{"authorization.k8s.io/decision":"forbid"}}`
 	quota     = `{"stage":"ResponseComplete","verb":"delete","user":{"username":"system:serviceaccount:berth-system:berth-controller"},"objectRef":{"resource":"persistentvolumes","name":"b"},"responseStatus":{"code":403,"message":"admission"},"annotations":{"authorization.k8s.io/decision":"allow"}}`
+	applied   = `{"stage":"ResponseComplete","verb":"patch","user":{"username":"system:serviceaccount:berth-system:berth-node"},"objectRef":{"resource":"nodes","name":"n"},"responseStatus":{"code":201}}`
 	others    = `{"stage":"ResponseComplete","verb":"get","user":{"username":"system:serviceaccount:kube-system:x"},"objectRef":{"resource":"secrets"},"responseStatus":{"code":200}}`
 	review    = `{"stage":"ResponseComplete","verb":"create","user":{"username":"system:serviceaccount:berth-system:berth-node"},"objectRef":{"resource":"selfsubjectaccessreviews","apiGroup":"authorization.k8s.io"},"responseStatus":{"code":201}}`
 )
@@ -39,6 +40,7 @@ func TestCompare(t *testing.T) {
 		"a verb that nobody needs":                   {[]string{list, lease}, []string{"unused: berth-controller of berth-controller may delete persistentvolumes (volumes)"}},
 		"a refusal":                                  {[]string{list, deletes, lease, refused}, []string{`refused: berth-node wanted get secrets/s in namespace "x": no`}},
 		"a refusal of admission is no missing right": {[]string{list, quota, lease}, nil},
+		"an apply that makes the object":             {[]string{list, deletes, lease, applied}, []string{"not in the table: berth-node did create nodes/n", "not in the table: berth-node did patch nodes/n"}},
 		"a right from elsewhere":                     {[]string{list, deletes, lease, elsewhere}, []string{"not in the table: berth-controller did update leases.coordination.k8s.io/berth-controller"}},
 		"a last line that is cut short":              {[]string{list, deletes, lease, lease[:20]}, nil},
 	} {
