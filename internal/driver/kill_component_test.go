@@ -41,7 +41,7 @@ var outside = map[string]string{
 	"pool/teardown-unmount-volume": "teardown", "pool/teardown-detach-volume": "teardown", "pool/teardown-unmount": "teardown",
 	"backend-cluster/create-volume": inCluster, "backend-cluster/change-volume": inCluster, "backend-cluster/delete-volume": inCluster,
 	"backend-cluster/give-up-volume": inCluster, "backend-cluster/create-snapshot": inCluster, "backend-cluster/delete-snapshot": inCluster,
-	"backend-cluster/give-up-snapshot": inCluster, "block-agent/create-pool": inCluster, "block-agent/report-pool": inCluster,
+	"backend-cluster/give-up-snapshot": inCluster, "backend-cluster/mark-volume": inCluster, "backend-cluster/mark-snapshot": inCluster, "block-agent/create-pool": inCluster, "block-agent/report-pool": inCluster,
 	"block-agent/report-volume": inCluster, "block-agent/report-snapshot": inCluster, "block-agent/release-volume": inCluster,
 	"block-agent/release-snapshot": inCluster,
 }

@@ -11,6 +11,8 @@ func init() {
 		"backend-cluster/delete-volume":    clusterKilled,
 		"backend-cluster/give-up-snapshot": clusterKilled,
 		"backend-cluster/give-up-volume":   clusterKilled,
+		"backend-cluster/mark-snapshot":    clusterKilled,
+		"backend-cluster/mark-volume":      clusterKilled,
 		"block-agent/create-pool":          clusterKilled,
 		"block-agent/release-snapshot":     clusterKilled,
 		"block-agent/release-volume":       clusterKilled,

@@ -333,8 +333,10 @@ func TestAPIServerAway(t *testing.T) {
 		t.Errorf("what was attached is not any more: %+v, %v", have, err)
 	}
 	w.server.Restart(t)
-	eventually(t, time.Minute, func() error { _, err := b.Create(within(t, 10*time.Second), request("meanwhile", 100*mib)); return err })
-	eventually(t, time.Minute, func() error {
+	// client-go waits longer and longer for its next look, a minute at the most.
+	const back = 2 * time.Minute
+	eventually(t, back, func() error { _, err := b.Create(within(t, 10*time.Second), request("meanwhile", 100*mib)); return err })
+	eventually(t, back, func() error {
 		p, err := w.objects.Pools.Get(t.Context(), nodeA, metav1.GetOptions{})
 		if err != nil || p.Status.Volumes != 3 || p.Status.Orphans != 1 {
 			return fmt.Errorf("%+v, %v", p.Status, err)
