@@ -33,7 +33,7 @@ func (a *Agent) snapshot(ctx context.Context, id string) error {
 	if o == nil || o.Spec.Node != a.o.Node {
 		return nil
 	}
-	if a.snapshotGoes(o) {
+	if a.snapshotGoes(ctx, o) {
 		return a.letGo(ctx, []*api.BlockSnapshot{o}, func() error {
 			if a.snapshots == nil {
 				return nil
@@ -65,7 +65,7 @@ func (a *Agent) group(ctx context.Context, id string) error {
 	}
 	going := 0
 	for _, o := range all {
-		if a.snapshotGoes(o) {
+		if a.snapshotGoes(ctx, o) {
 			going++
 		}
 	}
@@ -97,9 +97,17 @@ func (a *Agent) group(ctx context.Context, id string) error {
 	})
 }
 
-// snapshotGoes is objects.SnapshotGoes with the status that was written last.
-func (a *Agent) snapshotGoes(o *api.BlockSnapshot) bool {
-	return objects.SnapshotGoes(&api.BlockSnapshot{ObjectMeta: o.ObjectMeta, Status: latest(&a.written, o.UID, o.Status)})
+// snapshotGoes is objects.SnapshotGoes with the status that was written last. As with a volume, data that are there go with the word alone,
+// whatever the object tells.
+func (a *Agent) snapshotGoes(ctx context.Context, o *api.BlockSnapshot) bool {
+	if !objects.SnapshotGoes(&api.BlockSnapshot{ObjectMeta: o.ObjectMeta, Status: latest(&a.written, o.UID, o.Status)}) {
+		return false
+	}
+	if objects.Marked(o) || a.snapshots == nil {
+		return true
+	}
+	_, err := a.snapshots.Snapshot(ctx, o.Name)
+	return errors.Is(err, backend.ErrSnapshotNotFound)
 }
 
 // takeAll takes the snapshots of these objects, or finds those that were taken, and writes their status.

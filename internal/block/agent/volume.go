@@ -22,7 +22,7 @@ func (a *Agent) volume(ctx context.Context, id string) error {
 	if o == nil || o.Spec.Node != a.o.Node {
 		return nil // data of that name, if any, are an orphan now
 	}
-	if goes(o, latest(&a.written, o.UID, o.Status)) {
+	if goes(o, latest(&a.written, o.UID, o.Status)) && !a.hasUnmarked(ctx, o) {
 		return a.deleteVolume(ctx, o)
 	}
 	status, f := a.realise(ctx, o)
@@ -39,6 +39,16 @@ func (a *Agent) volume(ctx context.Context, id string) error {
 // goes is objects.VolumeGoes with the status that was written last.
 func goes(o *api.BlockVolume, status api.BlockVolumeStatus) bool {
 	return objects.VolumeGoes(&api.BlockVolume{ObjectMeta: o.ObjectMeta, Status: status})
+}
+
+// hasUnmarked: the object tells of no data, and here they are all the same, since it was made for data that were there before. It is worked
+// first, and then it tells.
+func (a *Agent) hasUnmarked(ctx context.Context, o *api.BlockVolume) bool {
+	if objects.Marked(o) {
+		return false
+	}
+	_, err := a.o.Backend.Get(ctx, o.Name)
+	return !errors.Is(err, backend.ErrNotFound)
 }
 
 // keptVolume is a volume's problem, and that somebody deleted its object by hand.
