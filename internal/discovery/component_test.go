@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,8 +22,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"berth.io/berth/internal/host/mountpoint"
 )
@@ -60,14 +63,25 @@ type host struct {
 	api    *fake.Clientset
 	events *events
 	stop   func()
+
+	mu      sync.Mutex
+	watches map[string]int // begun, by resource
+	before  map[string]int // of them before the last start
 }
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	h := &host{T: t, dir: t.TempDir(), events: &events{}, stop: func() {}}
+	h := &host{T: t, dir: t.TempDir(), events: &events{}, stop: func() {}, watches: map[string]int{}}
 	h.api = fake.NewClientset(node("n"), &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: metav1.NamespaceSystem, UID: "here"}},
 		&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "fs"}, Provisioner: "kubernetes.io/no-provisioner"},
 		&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "raw"}, Provisioner: "kubernetes.io/no-provisioner"})
+	h.api.PrependWatchReactor("*", func(a clienttesting.Action) (bool, apiwatch.Interface, error) {
+		w, err := h.api.Tracker().Watch(a.GetResource(), a.GetNamespace())
+		h.mu.Lock()
+		h.watches[a.GetResource().Resource]++
+		h.mu.Unlock()
+		return true, w, err
+	})
 	for _, d := range []string{"fs", "raw"} {
 		h.must(os.MkdirAll(filepath.Join(h.dir, d), 0o755))
 	}
@@ -100,6 +114,9 @@ func (h *host) start(change ...func(*Options)) {
 	}
 	d, err := New(o)
 	h.must(err)
+	h.mu.Lock()
+	h.before = maps.Clone(h.watches)
+	h.mu.Unlock()
 	ctx, cancel := context.WithCancel(h.Context())
 	o.Informers.Start(ctx.Done())
 	ended := make(chan error, 1)
@@ -110,6 +127,23 @@ func (h *host) start(change ...func(*Options)) {
 			h.Error(err)
 		}
 		h.stop = func() {}
+	}
+	h.watched("persistentvolumes", "nodes", "storageclasses")
+}
+
+// watched waits until the discovery that was started last watches these. What happens between an informer's list and its watch, the fake
+// API tells nobody.
+func (h *host) watched(resources ...string) {
+	h.Helper()
+	for _, r := range resources {
+		h.until("a watch of "+r, func() error {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if h.watches[r] <= h.before[r] {
+				return errors.New("there is none")
+			}
+			return nil
+		})
 	}
 }
 

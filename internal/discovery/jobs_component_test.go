@@ -57,6 +57,7 @@ func (h *host) theJob(pv *v1.PersistentVolume) *batchv1.Job {
 
 func (h *host) jobStatus(job *batchv1.Job, status batchv1.JobStatus) {
 	h.Helper()
+	h.watched("jobs")
 	job = job.DeepCopy()
 	job.Status = status
 	_, err := h.api.BatchV1().Jobs(job.Namespace).UpdateStatus(h.Context(), job, metav1.UpdateOptions{})
