@@ -10,7 +10,7 @@ import (
 )
 
 // VolumeGoes says whether a volume is to be deleted, data and all. One that was made goes with the word for it alone
-// (api.AnnotationDeleteData); one that was not yet made has nothing to lose.
+// (api.AnnotationDeleteData); of one whose status tells of no data the node looks whether it has any.
 func VolumeGoes(o *api.BlockVolume) bool { return goes(o, o.Status.Phase == api.PhaseReady) }
 
 // SnapshotGoes is the same of a snapshot.
