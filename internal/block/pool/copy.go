@@ -30,14 +30,15 @@ type Copying interface {
 // not tell, the last step goes through the whole file.
 type copying struct {
 	from, to *os.File
+	loops    *loop.Table
 	log      *slog.Logger
 	extents  int
 	size     int64
 	attached bool // to a loop device, so that somebody may write to it
-	// writes to that device since before share; nil when nobody tells.
+	// writes to that device since before the last pass; nil when nobody tells.
 	writes  *loop.Writes
 	changed changed
-	missed  bool // there is more that changed
+	missed  bool // there is more that changed, and writes is of no more use
 	// passes over the file, and how long the last one took.
 	passes int
 	took   time.Duration
@@ -58,7 +59,7 @@ func (p *Pool) newCopying(from, to string) (*copying, error) {
 		src.Close()
 		return nil, err
 	}
-	c := &copying{from: src, to: dst, log: p.o.Log}
+	c := &copying{from: src, to: dst, loops: p.o.Loops, log: p.o.Log}
 	if err := xfs.SetExtentSize(dst, extentBytes); err != nil {
 		c.close()
 		return nil, err
@@ -84,7 +85,7 @@ const (
 // left is.
 //
 // boundary: held by the caller.
-func (c *copying) share(loops *loop.Table) error {
+func (c *copying) share() error {
 	n, err := xfs.ExtentCount(c.from)
 	if err != nil || n < manyExtents {
 		return err
@@ -94,7 +95,7 @@ func (c *copying) share(loops *loop.Table) error {
 		return err
 	}
 	c.extents, c.size = n, st.Size()
-	c.watch(loops)
+	c.watch()
 	if err := c.to.Truncate(c.size); err != nil {
 		return err
 	}
@@ -132,7 +133,6 @@ func (c *copying) pass() error {
 		case took > 2*shareStep:
 			count = max(count/2, fewExtents)
 		}
-		c.collect()
 		if err := c.flushInTime(); err != nil {
 			return err
 		}
@@ -181,12 +181,12 @@ func after(next *xfs.Cursor, count int, size int64) (int64, error) {
 }
 
 // watch begins to note what is written.
-func (c *copying) watch(loops *loop.Table) {
+func (c *copying) watch() {
 	file, err := loop.FileOf(c.from)
 	if err != nil {
 		return
 	}
-	dev, attached, err := loops.Open(file)
+	dev, attached, err := c.loops.Open(file)
 	if c.attached = attached; err != nil || !attached {
 		return
 	}
@@ -198,7 +198,7 @@ func (c *copying) watch(loops *loop.Table) {
 
 // collect takes over what was written. When not all of it is known, the whole is to be gone through again.
 func (c *copying) collect() {
-	if c.writes == nil {
+	if c.writes == nil || c.missed {
 		return
 	}
 	switch err := c.writes.Since(c.note); {
@@ -235,6 +235,11 @@ func (c *copying) approach() error {
 	for range mostRounds {
 		c.collect()
 		if c.missed && c.passes < mostPasses || c.writes == nil && c.attached && c.took > longPass && c.passes < mostPasses {
+			if c.missed {
+				c.writes.Close()
+				c.writes = nil
+				c.watch()
+			}
 			c.missed, c.changed = false, changed{}
 			if err := c.pass(); err != nil {
 				return err
@@ -249,7 +254,6 @@ func (c *copying) approach() error {
 			if err := c.clone(piece.Start, piece.End); err != nil {
 				return err
 			}
-			c.collect()
 			if err := c.flushInTime(); err != nil {
 				return err
 			}

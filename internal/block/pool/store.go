@@ -143,7 +143,7 @@ func (p *Pool) makeFiles(dir, from string, v Volume, quiesced func(Copying) erro
 		defer c.close()
 		if quiesced == nil {
 			err = c.all(false)
-		} else if err = c.share(p.o.Loops); err == nil {
+		} else if err = c.share(); err == nil {
 			err = quiesced(clone{c})
 		}
 		if err := errors.Join(err, c.to.Truncate(v.SizeBytes)); err != nil {

@@ -95,7 +95,7 @@ func (t *Take) begin() error {
 				return err
 			}
 			t.copies = append(t.copies, c)
-			if err := c.share(t.p.o.Loops); err != nil {
+			if err := c.share(); err != nil {
 				return err
 			}
 		}

@@ -1,49 +1,56 @@
 package loop
 
 import (
-	"bytes"
-	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
+	"math/bits"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
-// Writes tells which places of a device were written since it was opened, as the kernel's tracepoint block_rq_complete reports them:
-// an event for each request that was completed, before whoever waits for it is told. It costs nothing when it is closed, some 0.2 µs
-// for each request while it is open, and ends with the process. It is used by one goroutine.
+// Writes tells which places of a device were written since it was opened. Two BPF programs at the kernel's tracepoints note it, in maps that
+// need no reader: a bit for each writtenUnit of the device, or for 64 MiB of it when a request has more than 4, and the requests that have not come to their end. It costs nothing when it is closed, some 0.3 µs for each request while it is open, and ends with the process. It is used by one goroutine.
 //
-// Events alone are no proof: a ring may be full, a CPU may have come to life since, and a BPF program of somebody else on the same
-// tracepoint keeps them from us, so that the kernel does not even count them. The device's own statistics are the witness: the bytes of
-// the events must be those that it accounts.
+// A request is noted when it is issued, and struck out when it is completed. Kernels have been seen that do not run programs for a few of
+// a million completions (6.18, in softirqs, without counting them): such a request is told again and again, which costs time and
+// loses nothing. That no request was issued unseen is not believed either. The device's own statistics are the witness: the bytes that
+// were issued must be those that it accounts in the end.
 type Writes struct {
-	fields fields
-	rings  []*ring // of each CPU
-	name   string  // the device's
-	// From one moment on: bytes that the device had accounted then, and that were told since.
-	base, told uint64
+	name     string // the device's
+	seen     *watching
+	words    []uint64 // a bit for each unit, from the program
+	counters *counters
+	// What was told of last time because its request had not ended: it may have changed since.
+	again []Written
+	// What the device would have accounted when the first byte was counted. It wraps.
+	base uint64
 }
 
 // Written is a range of a device, in bytes.
 type Written struct{ Offset, Length int64 }
 
-// ErrWritesMissed: the kernel did not tell all. Any place may have been written.
+// ErrWritesMissed: the kernel did not tell all. Any place may have been written, and this Writes is of no more use.
 var ErrWritesMissed = errors.New("not all writes to the device were seen")
 
-// ringBytes of events are kept for each CPU: some 3 500, until the next Since. A power of two of pages, and less than what
-// a process without CAP_IPC_LOCK may have (perf_event_mlock_kb).
-const ringBytes = 256 << 10
+// writtenUnit is how exactly places are told.
+const writtenUnit = 1 << unitShift
 
-// WatchWrites begins to watch dev. An error says that this kernel, or what this process may do, has no way to:
-// it needs CAP_PERFMON or CAP_SYS_ADMIN, and tracepoints of block devices.
+const (
+	sectorShift = 9 // of 512 bytes, whatever the device has
+	unitShift   = 16
+	largeShift  = 26 // units for large requests
+	wordShift   = 6
+	wordUnits   = 1 << wordShift
+)
+
+// WatchWrites begins to watch dev. An error says that this kernel, or what this process may do, has no way to: it needs Linux 5.12,
+// CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, and tracepoints of block devices.
 func WatchWrites(dev *os.File) (_ *Writes, err error) {
 	defer func() {
 		if err != nil {
@@ -54,55 +61,50 @@ func WatchWrites(dev *os.File) (_ *Writes, err error) {
 	if err := unix.Fstat(int(dev.Fd()), &st); err != nil {
 		return nil, err
 	}
-	fields, err := requestFields()
+	size, err := unix.IoctlGetInt(int(dev.Fd()), unix.BLKGETSIZE64)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("its size: %w", err)
 	}
-	w := &Writes{fields: fields, name: dev.Name()}
+	w := &Writes{name: dev.Name()}
 	if err := w.accounts(); err != nil {
 		return nil, err
 	}
-	online, err := onlineCPUs()
-	if err != nil {
-		return nil, err
-	}
-	cpus, err := parseCPUs(online)
-	if err != nil {
-		return nil, err
-	}
 	// The kernel's own number of the device: 12 bits major, 20 bits minor (MKDEV, include/linux/kdev_t.h).
-	filter := fmt.Sprintf("dev == %d", uint64(unix.Major(st.Rdev))<<20|uint64(unix.Minor(st.Rdev)))
-	for _, cpu := range cpus {
-		r, err := openRing(fields.id, cpu, filter)
-		if err != nil {
-			w.Close()
-			return nil, err
-		}
-		w.rings = append(w.rings, r)
+	number := unix.Major(st.Rdev)<<20 | unix.Minor(st.Rdev)
+	words := func(shift int) int { return (size-1)>>(shift+wordShift) + 1 }
+	if w.seen, err = watch(number, words(unitShift), words(largeShift)); err != nil {
+		return nil, err
 	}
-	if err := w.rebase(func(Written) {}); err != nil {
+	w.words = unsafe.Slice((*uint64)(unsafe.Pointer(&w.seen.bits[0])), len(w.seen.bits)/8)
+	w.counters = (*counters)(unsafe.Pointer(&w.seen.counts[0]))
+	if err := w.begin(); err != nil {
 		w.Close()
 		return nil, err
 	}
 	return w, nil
 }
 
-// rebaseTries at a moment without a completed write; with 10 000 of them a second, each second try finds one.
-const rebaseTries = 64
+// beginTries at a moment without a completed write; with 10 000 of them a second, each second try finds one.
+const beginTries = 64
 
-// rebase begins to compare anew, at a moment at which all that was accounted is told.
-func (w *Writes) rebase(f func(Written)) error {
-	for range rebaseTries {
-		at, quiet, err := w.drain(f)
+// begin compares from a moment on at which nothing ends, so that what is accounted is what was counted.
+func (w *Writes) begin() error {
+	for range beginTries {
+		before, ended := w.counters.load(), w.counters.ended.Load()
+		at, err := w.accounted()
 		if err != nil {
 			return err
 		}
-		if quiet {
-			w.base, w.told = at, 0
+		later, err := w.accounted()
+		if err != nil {
+			return err
+		}
+		if at == later && before.strange == w.counters.strange.Load() && ended == w.counters.ended.Load() {
+			w.base = at - ended - before.strange
 			return nil
 		}
 	}
-	return ErrWritesMissed // what is compared at the end will not agree
+	return errors.New("it never stands still")
 }
 
 // accounted is how many bytes the device has written and discarded.
@@ -129,249 +131,99 @@ func (w *Writes) accounts() error {
 	return err
 }
 
-// Close ends it.
+// Close ends it. The kernel takes its time to let go of a tracepoint, some 100 ms: nobody waits for that.
 func (w *Writes) Close() {
-	for _, r := range w.rings {
-		r.close()
+	if w.seen == nil {
+		return
 	}
-	w.rings = nil
+	go w.seen.close()
+	w.seen, w.words, w.counters = nil, nil, nil
 }
 
-// Since calls f for what was written (or discarded) since the last call, in no order. To be called often enough: see ringBytes.
-// ErrWritesMissed: some of what was written before is missing. What comes after is told again.
+// Since calls f for what was written (or discarded) since the last call, and for what is being written, in no order. Whoever reads a place
+// after that, and does not find it told by the next call, has read what is there. ErrWritesMissed.
 func (w *Writes) Since(f func(Written)) error {
-	at, quiet, err := w.drain(f)
-	if err != nil || !quiet || w.told >= at-w.base { // an event comes a moment before it is accounted
+	at, err := w.accounted()
+	if err != nil {
 		return err
 	}
-	return cmp.Or(w.rebase(f), ErrWritesMissed)
+	if err := w.tell(f); err != nil {
+		return err
+	}
+	// A write is counted when it begins, and accounted when it ends.
+	if c := w.counters.load(); c.unsure > 0 || int64(c.issued+c.strange-(at-w.base)) < 0 {
+		return ErrWritesMissed
+	}
+	return nil
 }
 
 // Complete is Since when nobody writes any more: then all is told, and what the device accounts for agrees to the byte. ErrWritesMissed.
 func (w *Writes) Complete(f func(Written)) error {
-	at, quiet, err := w.drain(f)
+	at, err := w.accounted()
 	if err := errors.Join(err, w.accounts()); err != nil {
 		return err
 	}
-	if quiet && w.told == at-w.base {
-		return nil
+	if err := w.tell(f); err != nil {
+		return err
 	}
-	return cmp.Or(w.rebase(f), ErrWritesMissed)
+	c := w.counters.load()
+	later, err := w.accounted()
+	if err != nil {
+		return err
+	}
+	if c.unsure > 0 || at != later || c.issued+c.strange != at-w.base {
+		return ErrWritesMissed
+	}
+	// Every byte that was issued has been accounted: what has not ended by its event has ended all the same.
+	w.again = nil
+	return w.seen.forget()
 }
 
-// drain tells what the rings have, and what the device had accounted by then; quiet: nothing more was accounted meanwhile.
-func (w *Writes) drain(f func(Written)) (accounted uint64, quiet bool, err error) {
-	before, err := w.accounted()
-	if err != nil {
-		return 0, false, err
-	}
-	for _, r := range w.rings {
-		r.drain(func(sample []byte) {
-			if at, ok := w.fields.written(sample); ok {
-				w.told += uint64(at.Length)
-				f(at)
+// tell calls f for what the programs noted. The order matters: a request that begins after the bits were taken has its bit in the next
+// call, and one that began before is either among those that have not ended, or has.
+func (w *Writes) tell(f func(Written)) error {
+	for i := range w.words {
+		word := atomic.SwapUint64(&w.words[i], 0)
+		at, shift := i, unitShift
+		if i >= w.seen.fine {
+			at, shift = i-w.seen.fine, largeShift
+		}
+		for word != 0 {
+			first := bits.TrailingZeros64(word)
+			n := bits.TrailingZeros64(^(word >> first))
+			f(Written{int64(at*wordUnits+first) << shift, int64(n) << shift})
+			if first+n == wordUnits {
+				break
 			}
-		})
+			word &^= (1<<n - 1) << first
+		}
 	}
-	after, err := w.accounted()
-	return after, before == after, err
+	for _, at := range w.again {
+		f(at)
+	}
+	var err error
+	w.again, err = w.seen.unended(w.again[:0])
+	return err
 }
 
-// ring is what the kernel writes the events of one CPU to (perf_event_open(2)).
-type ring struct {
-	event  *os.File
-	mapped []byte
+// counters are the program's, in bytes but for the last.
+type counters struct {
+	issued, ended, strange, unsure atomic.Uint64
 }
 
-func openRing(id uint64, cpu int, filter string) (*ring, error) {
-	attr := unix.PerfEventAttr{
-		Type: unix.PERF_TYPE_TRACEPOINT, Config: id, Sample: 1, Sample_type: unix.PERF_SAMPLE_RAW, Bits: unix.PerfBitDisabled,
-	}
-	attr.Size = uint32(unsafe.Sizeof(attr))
-	fd, err := unix.PerfEventOpen(&attr, -1, cpu, -1, unix.PERF_FLAG_FD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("perf_event_open on CPU %d: %w", cpu, err)
-	}
-	r := &ring{event: os.NewFile(uintptr(fd), "perf event")}
-	text, err := unix.BytePtrFromString(filter)
-	if err == nil {
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.PERF_EVENT_IOC_SET_FILTER, uintptr(unsafe.Pointer(text))); errno != 0 {
-			err = fmt.Errorf("set the filter %q of an event: %w", filter, errno)
-		}
-	}
-	if err == nil {
-		r.mapped, err = unix.Mmap(fd, 0, os.Getpagesize()+ringBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	}
-	if err == nil {
-		err = unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_ENABLE, 0)
-	}
-	if err != nil {
-		r.close()
-		return nil, err
-	}
-	return r, nil
+// counted is what counters were.
+type counted struct{ issued, strange, unsure uint64 }
+
+func (c *counters) load() counted {
+	return counted{c.issued.Load(), c.strange.Load(), c.unsure.Load()}
 }
 
-func (r *ring) close() {
-	if r.mapped != nil {
-		_ = unix.Munmap(r.mapped)
-	}
-	r.event.Close()
-}
-
-// drain calls f for each event.
-func (r *ring) drain(f func(sample []byte)) {
-	page := (*unix.PerfEventMmapPage)(unsafe.Pointer(&r.mapped[0]))
-	data := r.mapped[page.Data_offset:][:page.Data_size]
-	head, tail := atomic.LoadUint64(&page.Data_head), page.Data_tail
-	var joined []byte
-	for tail < head {
-		at := int(tail % uint64(len(data)))
-		// A header is 8 bytes, as everything here is aligned to, and so never cut by the end of the ring.
-		kind, size := binary.NativeEndian.Uint32(data[at:]), int(binary.NativeEndian.Uint16(data[at+6:]))
-		if size < 8 {
-			break // not a record: what is accounted will not be told
-		}
-		record := data[at:min(at+size, len(data))]
-		if len(record) < size {
-			joined = append(append(joined[:0], record...), data[:size-len(record)]...)
-			record = joined
-		}
-		if kind == unix.PERF_RECORD_SAMPLE && size >= 12 {
-			f(record[12:])
-		}
-		tail += uint64(size)
-	}
-	atomic.StoreUint64(&page.Data_tail, tail)
-}
-
-// fields of the event block_rq_complete: where in a sample they are, which a kernel may decide as it likes.
-type fields struct {
-	id                     uint64
-	sector, sectors, flags int
-}
-
-// Sizes of the fields, the same in every kernel: sector_t, unsigned int, and a text.
-const (
-	sectorField  = 8
-	sectorsField = 4
-)
-
-// written is what a request changed; false for one that changed nothing.
-func (f fields) written(sample []byte) (Written, bool) {
-	if len(sample) < max(f.sector+sectorField, f.sectors+sectorsField, f.flags+1) {
-		return Written{0, 1<<63 - 1}, true // not what was said: anything
-	}
-	const sectorBytes = 512 // whatever the device has
-	sector := binary.NativeEndian.Uint64(sample[f.sector:])
-	sectors := binary.NativeEndian.Uint32(sample[f.sectors:])
-	// The text begins with what a request does (blk_fill_rwbs): R for one that reads, with nothing before it.
-	if sample[f.flags] == 'R' || sectors == 0 {
-		return Written{}, false
-	}
-	return Written{int64(sector) * sectorBytes, int64(sectors) * sectorBytes}, true
-}
-
-const requestEvent = "events/block/block_rq_complete/format"
-
-func requestFields() (fields, error) {
-	const usual = "/sys/kernel/tracing"
-	format, err := os.ReadFile(filepath.Join(usual, requestEvent))
-	if err != nil {
-		// Not mounted there, or not at all: the kernel has it all the same.
-		if format, err = readTracing(requestEvent); err != nil {
-			return fields{}, err
-		}
-	}
-	return parseFormat(format)
-}
-
-// readTracing reads a file of the kernel's tracefs without mounting it anywhere.
-func readTracing(name string) ([]byte, error) {
-	fs, err := unix.Fsopen("tracefs", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("open tracefs: %w", err)
-	}
-	defer unix.Close(fs)
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, fmt.Errorf("open tracefs: %w", err)
-	}
-	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY)
-	if err != nil {
-		return nil, fmt.Errorf("open tracefs: %w", err)
-	}
-	defer unix.Close(root)
-	fd, err := unix.Openat(root, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open %s of tracefs: %w", name, err)
-	}
-	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
-	return io.ReadAll(f)
-}
-
-// parseFormat reads an event's format file: "ID: 2107", and lines such as
-// "field:sector_t sector;	offset:16;	size:8;	signed:0;".
-func parseFormat(format []byte) (fields, error) {
-	f := fields{sector: -1, sectors: -1, flags: -1}
-	for line := range bytes.Lines(format) {
-		text := strings.TrimSpace(string(line))
-		if id, ok := strings.CutPrefix(text, "ID: "); ok {
-			n, err := strconv.ParseUint(id, 10, 32)
-			if err != nil {
-				return fields{}, fmt.Errorf("the format of %s: %q", requestEvent, text)
-			}
-			f.id = n
-			continue
-		}
-		what, rest, _ := strings.Cut(text, ";")
-		words := strings.Fields(what)
-		var offset, size int
-		if len(words) == 0 {
-			continue
-		}
-		if _, err := fmt.Sscanf(strings.TrimSpace(rest), "offset:%d; size:%d;", &offset, &size); err != nil || offset < 0 || offset > 1<<12 {
-			continue
-		}
-		switch name, _, _ := strings.Cut(words[len(words)-1], "["); {
-		case name == "sector" && size == sectorField:
-			f.sector = offset
-		case name == "nr_sector" && size == sectorsField:
-			f.sectors = offset
-		case name == "rwbs" && size > 0:
-			f.flags = offset
-		}
-	}
-	if f.id == 0 || f.sector < 0 || f.sectors < 0 || f.flags < 0 {
-		return fields{}, fmt.Errorf("the format of %s is not one that this program knows", requestEvent)
-	}
-	return f, nil
-}
-
-func onlineCPUs() (string, error) {
-	line, err := os.ReadFile("/sys/devices/system/cpu/online")
-	return strings.TrimSpace(string(line)), err
-}
-
-// mostCPUs that a list may name.
-const mostCPUs = 1 << 14
-
-// parseCPUs reads "0-3,5".
-func parseCPUs(list string) ([]int, error) {
-	var out []int
-	for part := range strings.SplitSeq(list, ",") {
-		from, to, isRange := strings.Cut(part, "-")
-		if !isRange {
-			to = from
-		}
-		first, err1 := strconv.Atoi(from)
-		last, err2 := strconv.Atoi(to)
-		if err1 != nil || err2 != nil || first < 0 || last < first || last >= mostCPUs {
-			return nil, fmt.Errorf("a list of CPUs: %q", list)
-		}
-		for cpu := first; cpu <= last; cpu++ {
-			out = append(out, cpu)
-		}
-	}
-	return out, nil
+// watching are the two programs, and their maps.
+type watching struct {
+	issue, complete *ebpf.Program
+	events          []*os.File
+	units, state    *ebpf.Map
+	pending, second *ebpf.Map
+	bits, counts    []byte // mapped
+	fine            int    // words for units, before those for large ones
 }

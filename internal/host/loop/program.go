@@ -1,0 +1,335 @@
+package loop
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// mostPending requests are on their way at once, or lost their end.
+	mostPending = 1024
+	// A request of more sectors than this is told in large units. So none needs more than two words of bits: the largest one that
+	// a loop device takes, a discard, has 4 GiB less a sector.
+	mostInUnits = wordUnits << (unitShift - sectorShift)
+	mostWords   = 2
+)
+
+// watch loads the two programs for the device of this number, with so many words of bits for its units, and for large ones after them.
+func watch(device uint32, fine, coarse int) (_ *watching, err error) {
+	w := &watching{fine: fine}
+	words := fine + coarse
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	if words > math.MaxInt32 {
+		return nil, errors.New("too large")
+	}
+	for _, m := range []struct {
+		to *(*ebpf.Map)
+		is ebpf.MapSpec
+	}{
+		{&w.units, ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: uint32(words), Flags: unix.BPF_F_MMAPABLE}},
+		{&w.state, ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: uint32(unsafe.Sizeof(counters{})), MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE}},
+		{&w.pending, ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: mostPending}},
+		{&w.second, ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: mostPending}},
+	} {
+		if *m.to, err = ebpf.NewMap(&m.is); err != nil {
+			return nil, fmt.Errorf("make a map: %w", err)
+		}
+	}
+	if w.bits, err = mapped(w.units, words*8); err != nil {
+		return nil, err
+	}
+	if w.counts, err = mapped(w.state, int(unsafe.Sizeof(counters{}))); err != nil {
+		return nil, err
+	}
+	// Ends before beginnings: an end without a beginning is counted apart.
+	if w.complete, err = w.attach(completed, device, w.ended); err != nil {
+		return nil, err
+	}
+	if w.issue, err = w.attach(issued, device, w.begun); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+func mapped(m *ebpf.Map, size int) ([]byte, error) {
+	b, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map a BPF map: %w", err)
+	}
+	return b, nil
+}
+
+// attach loads a program and has it run for each such event of any CPU.
+func (w *watching) attach(event string, device uint32, body func() asm.Instructions) (*ebpf.Program, error) {
+	f, err := readFormat(event)
+	if err != nil {
+		return nil, err
+	}
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: event, Type: ebpf.TracePoint, License: "Apache-2.0", Instructions: slices.Concat(f.writes(device), body(), goOn),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load a program for %s: %w", event, err)
+	}
+	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: f.id, Sample: 1, Wakeup: 1}
+	attr.Size = uint32(unsafe.Sizeof(attr))
+	fd, err := unix.PerfEventOpen(&attr, -1, 0, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	if err != nil {
+		program.Close()
+		return nil, fmt.Errorf("perf_event_open of %s: %w", event, err)
+	}
+	w.events = append(w.events, os.NewFile(uintptr(fd), event))
+	if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_SET_BPF, program.FD()); err != nil {
+		program.Close()
+		return nil, fmt.Errorf("attach a program to %s: %w", event, err)
+	}
+	if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_ENABLE, 0); err != nil {
+		program.Close()
+		return nil, fmt.Errorf("enable %s: %w", event, err)
+	}
+	return program, nil
+}
+
+func (w *watching) close() {
+	for _, e := range w.events {
+		e.Close()
+	}
+	for _, p := range []*ebpf.Program{w.issue, w.complete} {
+		if p != nil {
+			p.Close()
+		}
+	}
+	for _, b := range [][]byte{w.bits, w.counts} {
+		if b != nil {
+			_ = unix.Munmap(b)
+		}
+	}
+	for _, m := range []*ebpf.Map{w.units, w.state, w.pending, w.second} {
+		if m != nil {
+			m.Close()
+		}
+	}
+	*w = watching{}
+}
+
+// unended appends the requests whose end was not seen.
+func (w *watching) unended(to []Written) ([]Written, error) {
+	err := w.each(func(_ *ebpf.Map, sector, sectors uint64) error {
+		to = append(to, Written{int64(sector) << sectorShift, int64(sectors) << sectorShift})
+		return nil
+	})
+	return to, err
+}
+
+// forget those.
+func (w *watching) forget() error {
+	return w.each(func(m *ebpf.Map, sector, _ uint64) error {
+		if err := m.Delete(sector); !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+		return nil
+	})
+}
+
+// each calls f for each request that is noted. Those that are there all the time are not left out, whatever the programs do meanwhile: the
+// kernel reads bucket by bucket.
+func (w *watching) each(f func(m *ebpf.Map, sector, sectors uint64) error) error {
+	var sectors, counts [mostPending]uint64
+	for _, m := range []*ebpf.Map{w.pending, w.second} {
+		n, err := m.BatchLookup(new(ebpf.MapBatchCursor), sectors[:], counts[:], nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // which says that these are all
+			return fmt.Errorf("read which requests have not ended: %w", err)
+		}
+		if err == nil {
+			return errors.New("more requests have not ended than there can be")
+		}
+		for i := range n {
+			if err := f(m, sectors[i], counts[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// The programs. R6 is the event, then a counter; R7 a request's sectors, R8 its first one, also on the stack as a map's key and value.
+const (
+	keyAt, valueAt  = -8, -16
+	firstAt, wordAt = -24, -32
+	visible         = 1 // a program's answer: others that use the tracepoint see the event too (0 would hide it)
+)
+
+// writes goes on for a request of this device that changes something.
+func (f format) writes(device uint32) asm.Instructions {
+	return asm.Instructions{
+		asm.Mov.Reg(asm.R6, asm.R1),
+		asm.LoadMem(asm.R2, asm.R6, int16(f.device), asm.Word),
+		asm.JNE.Imm(asm.R2, int32(device), "out"),
+		asm.LoadMem(asm.R7, asm.R6, int16(f.sectors), asm.Word),
+		asm.JEq.Imm(asm.R7, 0, "out"), // a flush
+		// The text begins with what a request does (blk_fill_rwbs): R for one that reads, with nothing before it.
+		asm.LoadMem(asm.R2, asm.R6, int16(f.flags), asm.Byte),
+		asm.JEq.Imm(asm.R2, 'R', "out"),
+		asm.LoadMem(asm.R8, asm.R6, int16(f.sector), asm.DWord),
+		asm.StoreMem(asm.RFP, keyAt, asm.R8, asm.DWord),
+		asm.StoreMem(asm.RFP, valueAt, asm.R7, asm.DWord),
+	}
+}
+
+var goOn = asm.Instructions{
+	asm.Mov.Imm(asm.R0, visible).WithSymbol("out"),
+	asm.Return(),
+}
+
+// begun notes a request, sets the bits of its units, and counts its bytes, in this order.
+func (w *watching) begun() asm.Instructions {
+	return slices.Concat(
+		w.update(w.pending, ebpf.UpdateNoExist),
+		asm.Instructions{asm.JEq.Imm(asm.R0, 0, "bits")},
+		// A request for the same sector is on its way, or its end was not seen: the end of one must not be taken for that of the other.
+		w.update(w.second, ebpf.UpdateAny),
+		asm.Instructions{asm.JEq.Imm(asm.R0, 0, "bits")},
+		w.unsure(),
+		label("bits", w.mark()),
+		w.bytes(unsafe.Offsetof(counters{}.issued)),
+	)
+}
+
+// ended strikes a request out. One that nobody saw begin has its bits from here, and is counted apart.
+func (w *watching) ended() asm.Instructions {
+	return slices.Concat(
+		w.lookup(w.pending),
+		asm.Instructions{
+			asm.JEq.Imm(asm.R0, 0, "unknown"),
+			asm.LoadMem(asm.R1, asm.R0, 0, asm.DWord),
+			asm.JNE.Reg(asm.R1, asm.R7, "out"), // another one
+			asm.LoadMapPtr(asm.R1, w.pending.FD()),
+			asm.Mov.Reg(asm.R2, asm.RFP),
+			asm.Add.Imm(asm.R2, keyAt),
+			asm.FnMapDeleteElem.Call(),
+		},
+		w.bytes(unsafe.Offsetof(counters{}.ended)),
+		asm.Instructions{asm.Ja.Label("out")},
+		label("unknown", w.lookup(w.second)),
+		asm.Instructions{asm.JNE.Imm(asm.R0, 0, "out")},
+		// It was on its way before anybody watched.
+		w.mark(),
+		w.bytes(unsafe.Offsetof(counters{}.strange)),
+	)
+}
+
+// mark sets the bits of a request's units.
+func (w *watching) mark() asm.Instructions {
+	return slices.Concat(
+		asm.Instructions{
+			asm.Mov.Reg(asm.R9, asm.R8), // R9 is the last unit, R8 the next one
+			asm.Add.Reg(asm.R9, asm.R7),
+			asm.Sub.Imm(asm.R9, 1),
+			asm.Mov.Imm(asm.R1, unitShift-sectorShift),
+			asm.Mov.Imm(asm.R2, 0), // the first word of such units
+			asm.JLE.Imm(asm.R7, mostInUnits, "units"),
+			asm.Mov.Imm(asm.R1, largeShift-sectorShift),
+			asm.Mov.Imm(asm.R2, int32(w.fine)),
+			asm.StoreMem(asm.RFP, firstAt, asm.R2, asm.DWord).WithSymbol("units"),
+			asm.RSh.Reg(asm.R9, asm.R1),
+			asm.RSh.Reg(asm.R8, asm.R1),
+			asm.Mov.Imm(asm.R6, 0), // words so far
+
+			asm.Mov.Reg(asm.R1, asm.R8).WithSymbol("word"),
+			asm.RSh.Imm(asm.R1, wordShift),
+			asm.LoadMem(asm.R2, asm.RFP, firstAt, asm.DWord),
+			asm.Add.Reg(asm.R1, asm.R2),
+			asm.StoreMem(asm.RFP, wordAt, asm.R1, asm.Word),
+			asm.LoadMapPtr(asm.R1, w.units.FD()),
+			asm.Mov.Reg(asm.R2, asm.RFP),
+			asm.Add.Imm(asm.R2, wordAt),
+			asm.FnMapLookupElem.Call(),
+			asm.JEq.Imm(asm.R0, 0, "beyond"), // the device has grown
+			// From this unit to the end of its word, or to the last unit.
+			asm.Mov.Reg(asm.R1, asm.R8),
+			asm.And.Imm(asm.R1, wordUnits-1),
+			asm.Mov.Imm(asm.R2, -1),
+			asm.LSh.Reg(asm.R2, asm.R1),
+			asm.Or.Imm(asm.R8, wordUnits-1),
+			asm.Add.Imm(asm.R8, 1),
+			asm.JLE.Reg(asm.R8, asm.R9, "set"),
+			asm.Mov.Reg(asm.R3, asm.R9),
+			asm.And.Imm(asm.R3, wordUnits-1),
+			asm.Mov.Imm(asm.R4, wordUnits-1),
+			asm.Sub.Reg(asm.R4, asm.R3),
+			asm.Mov.Imm(asm.R3, -1),
+			asm.RSh.Reg(asm.R3, asm.R4),
+			asm.And.Reg(asm.R2, asm.R3),
+			orAtomic(asm.R0, asm.R2).WithSymbol("set"),
+			asm.JGT.Reg(asm.R8, asm.R9, "marked"),
+			asm.Add.Imm(asm.R6, 1),
+			asm.JLT.Imm(asm.R6, mostWords, "word"),
+		},
+		label("beyond", w.unsure()),
+		asm.Instructions{asm.Mov.Imm(asm.R1, 0).WithSymbol("marked")},
+	)
+}
+
+func (w *watching) update(m *ebpf.Map, how ebpf.MapUpdateFlags) asm.Instructions {
+	return asm.Instructions{
+		asm.LoadMapPtr(asm.R1, m.FD()),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, keyAt),
+		asm.Mov.Reg(asm.R3, asm.RFP),
+		asm.Add.Imm(asm.R3, valueAt),
+		asm.Mov.Imm(asm.R4, int32(how)),
+		asm.FnMapUpdateElem.Call(),
+	}
+}
+
+func (w *watching) lookup(m *ebpf.Map) asm.Instructions {
+	return asm.Instructions{
+		asm.LoadMapPtr(asm.R1, m.FD()),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, keyAt),
+		asm.FnMapLookupElem.Call(),
+	}
+}
+
+// bytes adds the request's to a counter.
+func (w *watching) bytes(counter uintptr) asm.Instructions {
+	return asm.Instructions{
+		asm.LoadMapValue(asm.R1, w.state.FD(), uint32(counter)),
+		asm.Mov.Reg(asm.R2, asm.R7),
+		asm.LSh.Imm(asm.R2, sectorShift),
+		asm.AddAtomic.Mem(asm.R1, asm.R2, asm.DWord, 0),
+	}
+}
+
+// unsure counts what cannot be told.
+func (w *watching) unsure() asm.Instructions {
+	return asm.Instructions{
+		asm.LoadMapValue(asm.R1, w.state.FD(), uint32(unsafe.Offsetof(counters{}.unsure))),
+		asm.Mov.Imm(asm.R2, 1),
+		asm.AddAtomic.Mem(asm.R1, asm.R2, asm.DWord, 0),
+	}
+}
+
+// orAtomic says which operation it is twice: cilium/ebpf v0.22.0 encodes the operation of its own as an addition.
+func orAtomic(to, from asm.Register) asm.Instruction {
+	i := asm.OrAtomic.Mem(to, from, asm.DWord, 0)
+	i.Constant = int64(asm.Or)
+	return i
+}
+
+func label(name string, to asm.Instructions) asm.Instructions {
+	to[0] = to[0].WithSymbol(name)
+	return to
+}
