@@ -14,17 +14,19 @@ import (
 )
 
 const (
-	// mostPending requests are on their way at once, or lost their end.
-	mostPending = 1024
+	// mostPending requests are on their way at once, or lost their end: some 10 a second do. To read the map keeps the CPU from
+	// running programs meanwhile, and so takes more ends away, the more it can hold.
+	mostPending = 2048
 	// A request of more sectors than this is told in large units. So none needs more than two words of bits: the largest one that
 	// a loop device takes, a discard, has 4 GiB less a sector.
 	mostInUnits = wordUnits << (unitShift - sectorShift)
 	mostWords   = 2
 )
 
-// watch loads the two programs for the device of this number, with so many words of bits for its units, and for large ones after them.
+// watch makes the maps, with so many words of bits for the units of the device of this number, and for large ones after them, and
+// notes which requests end: without a beginning until beginnings is called.
 func watch(device uint32, fine, coarse int) (_ *watching, err error) {
-	w := &watching{fine: fine}
+	w := &watching{device: device, fine: fine}
 	words := fine + coarse
 	defer func() {
 		if err != nil {
@@ -40,8 +42,8 @@ func watch(device uint32, fine, coarse int) (_ *watching, err error) {
 	}{
 		{&w.units, ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: uint32(words), Flags: unix.BPF_F_MMAPABLE}},
 		{&w.state, ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: uint32(unsafe.Sizeof(counters{})), MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE}},
-		{&w.pending, ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: mostPending}},
-		{&w.second, ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: mostPending}},
+		{&w.pending, ebpf.MapSpec{Type: ebpf.Hash, KeySize: uint32(unsafe.Sizeof(request{})), ValueSize: 8, MaxEntries: mostPending}},
+		{&w.second, ebpf.MapSpec{Type: ebpf.Hash, KeySize: uint32(unsafe.Sizeof(request{})), ValueSize: 8, MaxEntries: mostPending}},
 	} {
 		if *m.to, err = ebpf.NewMap(&m.is); err != nil {
 			return nil, fmt.Errorf("make a map: %w", err)
@@ -53,15 +55,20 @@ func watch(device uint32, fine, coarse int) (_ *watching, err error) {
 	if w.counts, err = mapped(w.state, int(unsafe.Sizeof(counters{}))); err != nil {
 		return nil, err
 	}
-	// Ends before beginnings: an end without a beginning is counted apart.
-	if w.complete, err = w.attach(completed, device, w.ended); err != nil {
-		return nil, err
-	}
-	if w.issue, err = w.attach(issued, device, w.begun); err != nil {
+	if w.complete, err = w.attach(completed, w.ended); err != nil {
 		return nil, err
 	}
 	return w, nil
 }
+
+// beginnings are noted, too, from now on.
+func (w *watching) beginnings() (err error) {
+	w.issue, err = w.attach(issued, w.begun)
+	return err
+}
+
+// request is a key of a map. Two that are on their way at once may have the same sector.
+type request struct{ Sector, Sectors uint64 }
 
 func mapped(m *ebpf.Map, size int) ([]byte, error) {
 	b, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
@@ -72,13 +79,13 @@ func mapped(m *ebpf.Map, size int) ([]byte, error) {
 }
 
 // attach loads a program and has it run for each such event of any CPU.
-func (w *watching) attach(event string, device uint32, body func() asm.Instructions) (*ebpf.Program, error) {
+func (w *watching) attach(event string, body func() asm.Instructions) (*ebpf.Program, error) {
 	f, err := readFormat(event)
 	if err != nil {
 		return nil, err
 	}
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: event, Type: ebpf.TracePoint, License: "Apache-2.0", Instructions: slices.Concat(f.writes(device), body(), goOn),
+		Name: event, Type: ebpf.TracePoint, License: "Apache-2.0", Instructions: slices.Concat(f.writes(w.device), body(), goOn),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load a program for %s: %w", event, err)
@@ -126,8 +133,8 @@ func (w *watching) close() {
 
 // unended appends the requests whose end was not seen.
 func (w *watching) unended(to []Written) ([]Written, error) {
-	err := w.each(func(_ *ebpf.Map, sector, sectors uint64) error {
-		to = append(to, Written{int64(sector) << sectorShift, int64(sectors) << sectorShift})
+	err := w.each(func(_ *ebpf.Map, r request) error {
+		to = append(to, Written{int64(r.Sector) << sectorShift, int64(r.Sectors) << sectorShift})
 		return nil
 	})
 	return to, err
@@ -135,8 +142,8 @@ func (w *watching) unended(to []Written) ([]Written, error) {
 
 // forget those.
 func (w *watching) forget() error {
-	return w.each(func(m *ebpf.Map, sector, _ uint64) error {
-		if err := m.Delete(sector); !errors.Is(err, ebpf.ErrKeyNotExist) {
+	return w.each(func(m *ebpf.Map, r request) error {
+		if err := m.Delete(r); !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return err
 		}
 		return nil
@@ -145,18 +152,18 @@ func (w *watching) forget() error {
 
 // each calls f for each request that is noted. Those that are there all the time are not left out, whatever the programs do meanwhile: the
 // kernel reads bucket by bucket.
-func (w *watching) each(f func(m *ebpf.Map, sector, sectors uint64) error) error {
-	var sectors, counts [mostPending]uint64
+func (w *watching) each(f func(*ebpf.Map, request) error) error {
+	keys, values := make([]request, mostPending), make([]uint64, mostPending)
 	for _, m := range []*ebpf.Map{w.pending, w.second} {
-		n, err := m.BatchLookup(new(ebpf.MapBatchCursor), sectors[:], counts[:], nil)
+		n, err := m.BatchLookup(new(ebpf.MapBatchCursor), keys, values, nil)
 		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // which says that these are all
 			return fmt.Errorf("read which requests have not ended: %w", err)
 		}
 		if err == nil {
 			return errors.New("more requests have not ended than there can be")
 		}
-		for i := range n {
-			if err := f(m, sectors[i], counts[i]); err != nil {
+		for _, k := range keys[:n] {
+			if err := f(m, k); err != nil {
 				return err
 			}
 		}
@@ -164,9 +171,9 @@ func (w *watching) each(f func(m *ebpf.Map, sector, sectors uint64) error) error
 	return nil
 }
 
-// The programs. R6 is the event, then a counter; R7 a request's sectors, R8 its first one, also on the stack as a map's key and value.
+// The programs. R6 is the event, then a counter; R7 a request's sectors, R8 its first one, also on the stack as a map's key; the value says nothing.
 const (
-	keyAt, valueAt  = -8, -16
+	keyAt, valueAt  = -16, -8
 	firstAt, wordAt = -24, -32
 	visible         = 1 // a program's answer: others that use the tracepoint see the event too (0 would hide it)
 )
@@ -198,7 +205,7 @@ func (w *watching) begun() asm.Instructions {
 	return slices.Concat(
 		w.update(w.pending, ebpf.UpdateNoExist),
 		asm.Instructions{asm.JEq.Imm(asm.R0, 0, "bits")},
-		// A request for the same sector is on its way, or its end was not seen: the end of one must not be taken for that of the other.
+		// The same request is on its way, or its end was not seen: the end of one must not be taken for that of the other.
 		w.update(w.second, ebpf.UpdateAny),
 		asm.Instructions{asm.JEq.Imm(asm.R0, 0, "bits")},
 		w.unsure(),
@@ -213,14 +220,11 @@ func (w *watching) ended() asm.Instructions {
 		w.lookup(w.pending),
 		asm.Instructions{
 			asm.JEq.Imm(asm.R0, 0, "unknown"),
-			asm.LoadMem(asm.R1, asm.R0, 0, asm.DWord),
-			asm.JNE.Reg(asm.R1, asm.R7, "out"), // another one
 			asm.LoadMapPtr(asm.R1, w.pending.FD()),
 			asm.Mov.Reg(asm.R2, asm.RFP),
 			asm.Add.Imm(asm.R2, keyAt),
 			asm.FnMapDeleteElem.Call(),
 		},
-		w.bytes(unsafe.Offsetof(counters{}.ended)),
 		asm.Instructions{asm.Ja.Label("out")},
 		label("unknown", w.lookup(w.second)),
 		asm.Instructions{asm.JNE.Imm(asm.R0, 0, "out")},
@@ -237,6 +241,9 @@ func (w *watching) mark() asm.Instructions {
 			asm.Mov.Reg(asm.R9, asm.R8), // R9 is the last unit, R8 the next one
 			asm.Add.Reg(asm.R9, asm.R7),
 			asm.Sub.Imm(asm.R9, 1),
+			asm.Mov.Reg(asm.R3, asm.R9),
+			asm.RSh.Imm(asm.R3, unitShift-sectorShift+wordShift),
+			asm.JGE.Imm(asm.R3, int32(w.fine), "beyond"), // the device has grown
 			asm.Mov.Imm(asm.R1, unitShift-sectorShift),
 			asm.Mov.Imm(asm.R2, 0), // the first word of such units
 			asm.JLE.Imm(asm.R7, mostInUnits, "units"),
@@ -256,7 +263,7 @@ func (w *watching) mark() asm.Instructions {
 			asm.Mov.Reg(asm.R2, asm.RFP),
 			asm.Add.Imm(asm.R2, wordAt),
 			asm.FnMapLookupElem.Call(),
-			asm.JEq.Imm(asm.R0, 0, "beyond"), // the device has grown
+			asm.JEq.Imm(asm.R0, 0, "beyond"),
 			// From this unit to the end of its word, or to the last unit.
 			asm.Mov.Reg(asm.R1, asm.R8),
 			asm.And.Imm(asm.R1, wordUnits-1),
@@ -272,13 +279,13 @@ func (w *watching) mark() asm.Instructions {
 			asm.Mov.Imm(asm.R3, -1),
 			asm.RSh.Reg(asm.R3, asm.R4),
 			asm.And.Reg(asm.R2, asm.R3),
-			orAtomic(asm.R0, asm.R2).WithSymbol("set"),
+			atomically(asm.FetchOr, asm.R0, asm.R2).WithSymbol("set"),
 			asm.JGT.Reg(asm.R8, asm.R9, "marked"),
 			asm.Add.Imm(asm.R6, 1),
 			asm.JLT.Imm(asm.R6, mostWords, "word"),
 		},
 		label("beyond", w.unsure()),
-		asm.Instructions{asm.Mov.Imm(asm.R1, 0).WithSymbol("marked")},
+		asm.Instructions{asm.Mov.Imm(asm.R1, 0).WithSymbol("marked")}, // something to jump to
 	)
 }
 
@@ -309,7 +316,7 @@ func (w *watching) bytes(counter uintptr) asm.Instructions {
 		asm.LoadMapValue(asm.R1, w.state.FD(), uint32(counter)),
 		asm.Mov.Reg(asm.R2, asm.R7),
 		asm.LSh.Imm(asm.R2, sectorShift),
-		asm.AddAtomic.Mem(asm.R1, asm.R2, asm.DWord, 0),
+		atomically(asm.FetchAdd, asm.R1, asm.R2),
 	}
 }
 
@@ -318,14 +325,15 @@ func (w *watching) unsure() asm.Instructions {
 	return asm.Instructions{
 		asm.LoadMapValue(asm.R1, w.state.FD(), uint32(unsafe.Offsetof(counters{}.unsure))),
 		asm.Mov.Imm(asm.R2, 1),
-		asm.AddAtomic.Mem(asm.R1, asm.R2, asm.DWord, 0),
+		atomically(asm.FetchAdd, asm.R1, asm.R2),
 	}
 }
 
-// orAtomic says which operation it is twice: cilium/ebpf v0.22.0 encodes the operation of its own as an addition.
-func orAtomic(to, from asm.Register) asm.Instruction {
-	i := asm.OrAtomic.Mem(to, from, asm.DWord, 0)
-	i.Constant = int64(asm.Or)
+// atomically does what is done to memory, in order with all that comes before and after. The operation is said twice: cilium/ebpf
+// v0.22.0 encodes the one of its own as an addition.
+func atomically(op asm.AtomicOp, to, with asm.Register) asm.Instruction {
+	i := op.Mem(to, with, asm.DWord, 0)
+	i.Constant = int64(op) >> 8
 	return i
 }
 

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -162,36 +163,13 @@ func TestWritesAreSeenFromTheMiddleOn(t *testing.T) {
 // What was on its way when the watch began, and ends after that, is told too: whoever reads the device meanwhile may read what was there
 // before. The filesystem with the device's file is frozen, so that the write does not come to its end before that.
 func TestAWriteOnItsWayIsSeen(t *testing.T) {
-	dir := frozenLater(t)
-	f, err := os.Create(filepath.Join(dir, "file"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	dev, w := watchedFile(t, f)
+	dev, w, root := watchedFrozen(t)
 	w.Close()
 	write := writer(t, dev)
-	root, err := os.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	if err := filesystem.Freeze(root); err != nil {
-		t.Fatal(err)
-	}
 	done := make(chan struct{})
 	go func() { defer close(done); write(20) }()
-	for began := time.Now(); ; time.Sleep(time.Millisecond) {
-		inflight, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(dev.Name()), "inflight"))
-		if err == nil && slices.Equal(strings.Fields(string(inflight)), []string{"0", "1"}) {
-			break
-		}
-		if time.Since(began) > 10*time.Second {
-			t.Errorf("the write is not on its way: %q, %v", inflight, err)
-			break
-		}
-	}
-	w, err = WatchWrites(dev)
+	underWay(t, dev, 1)
+	w, err := WatchWrites(dev)
 	if thawed := filesystem.Thaw(root); err != nil || thawed != nil {
 		t.Fatal(err, thawed)
 	}
@@ -199,6 +177,88 @@ func TestAWriteOnItsWayIsSeen(t *testing.T) {
 	<-done
 	if got := told(t, w.Complete); !slices.Equal(got, []Written{{writtenUnit, writtenUnit}}) {
 		t.Errorf("told %v", got)
+	}
+}
+
+// Requests of several lengths for one place at once: each is told until its own end.
+func TestOverlappingWritesOnTheirWayAreSeen(t *testing.T) {
+	dev, w, root := watchedFrozen(t)
+	direct, err := os.OpenFile(dev.Name(), os.O_RDWR|unix.O_DIRECT, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer direct.Close()
+	var all sync.WaitGroup
+	for i, length := range []int{block, 2 * writtenUnit, block, 3 * writtenUnit, block} {
+		all.Go(func() {
+			page, err := unix.Mmap(-1, 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer unix.Munmap(page)
+			if _, err := direct.WriteAt(page, 0); err != nil {
+				t.Error(err)
+			}
+		})
+		underWay(t, dev, i+1)
+	}
+	for call := range 3 {
+		last := int64(0)
+		for _, at := range told(t, w.Since) {
+			last = max(last, at.Offset+at.Length)
+		}
+		if last < 3*writtenUnit {
+			t.Errorf("call %d: told up to %d", call, last)
+		}
+	}
+	if err := filesystem.Thaw(root); err != nil {
+		t.Fatal(err)
+	}
+	all.Wait()
+	last := int64(0)
+	for _, at := range told(t, w.Complete) {
+		last = max(last, at.Offset+at.Length)
+	}
+	if last < 3*writtenUnit {
+		t.Errorf("in the end: told up to %d", last)
+	}
+}
+
+// watchedFrozen is a device whose requests begin and do not end until the filesystem of root is thawed.
+func watchedFrozen(t *testing.T) (_ *os.File, _ *Writes, root *os.File) {
+	t.Helper()
+	dir := frozenLater(t)
+	f, err := os.Create(filepath.Join(dir, "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	dev, w := watchedFile(t, f)
+	if root, err = os.Open(dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = filesystem.Thaw(root) // nothing to do, but when the test failed
+		root.Close()
+	})
+	if err := filesystem.Freeze(root); err != nil {
+		t.Fatal(err)
+	}
+	return dev, w, root
+}
+
+// underWay waits until so many writes are.
+func underWay(t *testing.T, dev *os.File, n int) {
+	t.Helper()
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		inflight, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(dev.Name()), "inflight"))
+		if err == nil && slices.Equal(strings.Fields(string(inflight)), []string{"0", strconv.Itoa(n)}) {
+			return
+		}
+		if time.Since(began) > 10*time.Second {
+			t.Fatalf("not %d writes under way: %q, %v", n, inflight, err)
+		}
 	}
 }
 
@@ -359,6 +419,12 @@ func TestLargeRequestsAreSeen(t *testing.T) {
 
 // A write beyond what the device was when it began to be watched has no place in the bits.
 func TestWritesToAGrownDeviceAreMissed(t *testing.T) {
+	for name, at := range map[string]int64{"right behind": deviceBytes / block, "at the new end": 2*deviceBytes/block - 1} {
+		t.Run(name, func(t *testing.T) { testGrown(t, at) })
+	}
+}
+
+func testGrown(t *testing.T, at int64) {
 	dev, w := watched(t)
 	if err := os.Truncate(backing(t, dev), 2*deviceBytes); err != nil {
 		t.Fatal(err)
@@ -367,7 +433,7 @@ func TestWritesToAGrownDeviceAreMissed(t *testing.T) {
 		t.Fatal(err)
 	}
 	write := writer(t, dev)
-	write(2*deviceBytes/block - 1)
+	write(at)
 	if err := w.Complete(func(Written) {}); !errors.Is(err, ErrWritesMissed) {
 		t.Errorf("complete: %v", err)
 	}
