@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -22,6 +23,29 @@ const (
 	mostInUnits = wordUnits << (unitShift - sectorShift)
 	mostWords   = 2
 )
+
+// counters are the program's, in bytes but for the last.
+type counters struct {
+	issued, strange, unsure atomic.Uint64
+}
+
+// counted is what counters were.
+type counted struct{ issued, strange, unsure uint64 }
+
+func (c *counters) load() counted {
+	return counted{c.issued.Load(), c.strange.Load(), c.unsure.Load()}
+}
+
+// watching are the two programs, and their maps.
+type watching struct {
+	programs        []*ebpf.Program
+	events          []*os.File
+	units, state    *ebpf.Map
+	pending, second *ebpf.Map
+	bits, counts    []byte // mapped
+	fine            int    // words for units, before those for large ones
+	device          uint32 // its number, as the kernel has it
+}
 
 // watch makes the maps, with so many words of bits for the units of the device of this number, and for large ones after them, and
 // notes which requests end: without a beginning until beginnings is called.
@@ -55,17 +79,14 @@ func watch(device uint32, fine, coarse int) (_ *watching, err error) {
 	if w.counts, err = mapped(w.state, int(unsafe.Sizeof(counters{}))); err != nil {
 		return nil, err
 	}
-	if w.complete, err = w.attach(completed, w.ended); err != nil {
+	if err := w.attach(completed, w.ended()); err != nil {
 		return nil, err
 	}
 	return w, nil
 }
 
 // beginnings are noted, too, from now on.
-func (w *watching) beginnings() (err error) {
-	w.issue, err = w.attach(issued, w.begun)
-	return err
-}
+func (w *watching) beginnings() error { return w.attach(issued, w.begun()) }
 
 // request is a key of a map. Two that are on their way at once may have the same sector.
 type request struct{ Sector, Sectors uint64 }
@@ -79,44 +100,40 @@ func mapped(m *ebpf.Map, size int) ([]byte, error) {
 }
 
 // attach loads a program and has it run for each such event of any CPU.
-func (w *watching) attach(event string, body func() asm.Instructions) (*ebpf.Program, error) {
+func (w *watching) attach(event string, body asm.Instructions) error {
 	f, err := readFormat(event)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: event, Type: ebpf.TracePoint, License: "Apache-2.0", Instructions: slices.Concat(f.writes(w.device), body(), goOn),
+		Name: event, Type: ebpf.TracePoint, License: "Apache-2.0", Instructions: slices.Concat(f.writes(w.device), body, goOn),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("load a program for %s: %w", event, err)
+		return fmt.Errorf("load a program for %s: %w", event, err)
 	}
+	w.programs = append(w.programs, program)
 	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: f.id, Sample: 1, Wakeup: 1}
 	attr.Size = uint32(unsafe.Sizeof(attr))
 	fd, err := unix.PerfEventOpen(&attr, -1, 0, -1, unix.PERF_FLAG_FD_CLOEXEC)
 	if err != nil {
-		program.Close()
-		return nil, fmt.Errorf("perf_event_open of %s: %w", event, err)
+		return fmt.Errorf("perf_event_open of %s: %w", event, err)
 	}
 	w.events = append(w.events, os.NewFile(uintptr(fd), event))
 	if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_SET_BPF, program.FD()); err != nil {
-		program.Close()
-		return nil, fmt.Errorf("attach a program to %s: %w", event, err)
+		return fmt.Errorf("attach a program to %s: %w", event, err)
 	}
 	if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_ENABLE, 0); err != nil {
-		program.Close()
-		return nil, fmt.Errorf("enable %s: %w", event, err)
+		return fmt.Errorf("enable %s: %w", event, err)
 	}
-	return program, nil
+	return nil
 }
 
 func (w *watching) close() {
 	for _, e := range w.events {
 		e.Close()
 	}
-	for _, p := range []*ebpf.Program{w.issue, w.complete} {
-		if p != nil {
-			p.Close()
-		}
+	for _, p := range w.programs {
+		p.Close()
 	}
 	for _, b := range [][]byte{w.bits, w.counts} {
 		if b != nil {
@@ -131,40 +148,29 @@ func (w *watching) close() {
 	*w = watching{}
 }
 
-// unended appends the requests whose end was not seen.
-func (w *watching) unended(to []Written) ([]Written, error) {
-	err := w.each(func(_ *ebpf.Map, r request) error {
-		to = append(to, Written{int64(r.Sector) << sectorShift, int64(r.Sectors) << sectorShift})
-		return nil
-	})
-	return to, err
-}
-
-// forget those.
-func (w *watching) forget() error {
-	return w.each(func(m *ebpf.Map, r request) error {
-		if err := m.Delete(r); !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return err
-		}
-		return nil
-	})
-}
-
-// each calls f for each request that is noted. Those that are there all the time are not left out, whatever the programs do meanwhile: the
-// kernel reads bucket by bucket.
-func (w *watching) each(f func(*ebpf.Map, request) error) error {
+// unended appends the requests whose end was not seen. Those that are there all the time are not left out, whatever the programs do
+// meanwhile: the kernel reads bucket by bucket.
+func (w *watching) unended(to []request) ([]request, error) {
 	keys, values := make([]request, mostPending), make([]uint64, mostPending)
 	for _, m := range []*ebpf.Map{w.pending, w.second} {
 		n, err := m.BatchLookup(new(ebpf.MapBatchCursor), keys, values, nil)
 		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // which says that these are all
-			return fmt.Errorf("read which requests have not ended: %w", err)
+			return to, fmt.Errorf("read which requests have not ended: %w", err)
 		}
 		if err == nil {
-			return errors.New("more requests have not ended than there can be")
+			return to, errors.New("more requests have not ended than there can be")
 		}
-		for _, k := range keys[:n] {
-			if err := f(m, k); err != nil {
-				return err
+		to = append(to, keys[:n]...)
+	}
+	return to, nil
+}
+
+// forget those.
+func (w *watching) forget(all []request) error {
+	for _, r := range all {
+		for _, m := range []*ebpf.Map{w.pending, w.second} {
+			if err := m.Delete(r); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				return fmt.Errorf("forget a request: %w", err)
 			}
 		}
 	}
@@ -203,39 +209,32 @@ var goOn = asm.Instructions{
 // begun notes a request, sets the bits of its units, and counts its bytes, in this order.
 func (w *watching) begun() asm.Instructions {
 	return slices.Concat(
-		w.update(w.pending, ebpf.UpdateNoExist),
+		update(w.pending, ebpf.UpdateNoExist),
 		asm.Instructions{asm.JEq.Imm(asm.R0, 0, "bits")},
 		// The same request is on its way, or its end was not seen: the end of one must not be taken for that of the other.
-		w.update(w.second, ebpf.UpdateAny),
+		update(w.second, ebpf.UpdateAny),
 		asm.Instructions{asm.JEq.Imm(asm.R0, 0, "bits")},
 		w.unsure(),
-		label("bits", w.mark()),
-		w.bytes(unsafe.Offsetof(counters{}.issued)),
+		label("bits", w.mark(unsafe.Offsetof(counters{}.issued))),
 	)
 }
 
 // ended strikes a request out. One that nobody saw begin has its bits from here, and is counted apart.
 func (w *watching) ended() asm.Instructions {
 	return slices.Concat(
-		w.lookup(w.pending),
-		asm.Instructions{
-			asm.JEq.Imm(asm.R0, 0, "unknown"),
-			asm.LoadMapPtr(asm.R1, w.pending.FD()),
-			asm.Mov.Reg(asm.R2, asm.RFP),
-			asm.Add.Imm(asm.R2, keyAt),
-			asm.FnMapDeleteElem.Call(),
-		},
+		call(asm.FnMapLookupElem, w.pending, keyAt),
+		asm.Instructions{asm.JEq.Imm(asm.R0, 0, "unknown")},
+		call(asm.FnMapDeleteElem, w.pending, keyAt),
 		asm.Instructions{asm.Ja.Label("out")},
-		label("unknown", w.lookup(w.second)),
+		label("unknown", call(asm.FnMapLookupElem, w.second, keyAt)),
 		asm.Instructions{asm.JNE.Imm(asm.R0, 0, "out")},
 		// It was on its way before anybody watched.
-		w.mark(),
-		w.bytes(unsafe.Offsetof(counters{}.strange)),
+		w.mark(unsafe.Offsetof(counters{}.strange)),
 	)
 }
 
-// mark sets the bits of a request's units.
-func (w *watching) mark() asm.Instructions {
+// mark sets the bits of a request's units, and adds its bytes to a counter.
+func (w *watching) mark(counter uintptr) asm.Instructions {
 	return slices.Concat(
 		asm.Instructions{
 			asm.Mov.Reg(asm.R9, asm.R8), // R9 is the last unit, R8 the next one
@@ -259,10 +258,9 @@ func (w *watching) mark() asm.Instructions {
 			asm.LoadMem(asm.R2, asm.RFP, firstAt, asm.DWord),
 			asm.Add.Reg(asm.R1, asm.R2),
 			asm.StoreMem(asm.RFP, wordAt, asm.R1, asm.Word),
-			asm.LoadMapPtr(asm.R1, w.units.FD()),
-			asm.Mov.Reg(asm.R2, asm.RFP),
-			asm.Add.Imm(asm.R2, wordAt),
-			asm.FnMapLookupElem.Call(),
+		},
+		call(asm.FnMapLookupElem, w.units, wordAt),
+		asm.Instructions{
 			asm.JEq.Imm(asm.R0, 0, "beyond"),
 			// From this unit to the end of its word, or to the last unit.
 			asm.Mov.Reg(asm.R1, asm.R8),
@@ -285,48 +283,44 @@ func (w *watching) mark() asm.Instructions {
 			asm.JLT.Imm(asm.R6, mostWords, "word"),
 		},
 		label("beyond", w.unsure()),
-		asm.Instructions{asm.Mov.Imm(asm.R1, 0).WithSymbol("marked")}, // something to jump to
+		label("marked", w.add(counter, asm.Mov.Reg(asm.R2, asm.R7), asm.LSh.Imm(asm.R2, sectorShift))),
 	)
 }
 
-func (w *watching) update(m *ebpf.Map, how ebpf.MapUpdateFlags) asm.Instructions {
+// update puts the request into a map.
+func update(m *ebpf.Map, how ebpf.MapUpdateFlags) asm.Instructions {
+	return slices.Concat(
+		asm.Instructions{
+			asm.Mov.Reg(asm.R3, asm.RFP),
+			asm.Add.Imm(asm.R3, valueAt),
+			asm.Mov.Imm(asm.R4, int32(how)),
+		},
+		call(asm.FnMapUpdateElem, m, keyAt),
+	)
+}
+
+// call does something with a map, and a key that is on the stack.
+func call(f asm.BuiltinFunc, m *ebpf.Map, key int32) asm.Instructions {
 	return asm.Instructions{
 		asm.LoadMapPtr(asm.R1, m.FD()),
 		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, keyAt),
-		asm.Mov.Reg(asm.R3, asm.RFP),
-		asm.Add.Imm(asm.R3, valueAt),
-		asm.Mov.Imm(asm.R4, int32(how)),
-		asm.FnMapUpdateElem.Call(),
-	}
-}
-
-func (w *watching) lookup(m *ebpf.Map) asm.Instructions {
-	return asm.Instructions{
-		asm.LoadMapPtr(asm.R1, m.FD()),
-		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, keyAt),
-		asm.FnMapLookupElem.Call(),
-	}
-}
-
-// bytes adds the request's to a counter.
-func (w *watching) bytes(counter uintptr) asm.Instructions {
-	return asm.Instructions{
-		asm.LoadMapValue(asm.R1, w.state.FD(), uint32(counter)),
-		asm.Mov.Reg(asm.R2, asm.R7),
-		asm.LSh.Imm(asm.R2, sectorShift),
-		atomically(asm.FetchAdd, asm.R1, asm.R2),
+		asm.Add.Imm(asm.R2, key),
+		f.Call(),
 	}
 }
 
 // unsure counts what cannot be told.
 func (w *watching) unsure() asm.Instructions {
-	return asm.Instructions{
-		asm.LoadMapValue(asm.R1, w.state.FD(), uint32(unsafe.Offsetof(counters{}.unsure))),
-		asm.Mov.Imm(asm.R2, 1),
-		atomically(asm.FetchAdd, asm.R1, asm.R2),
-	}
+	return w.add(unsafe.Offsetof(counters{}.unsure), asm.Mov.Imm(asm.R2, 1))
+}
+
+// add adds what is put into R2 to a counter.
+func (w *watching) add(counter uintptr, put ...asm.Instruction) asm.Instructions {
+	return slices.Concat(
+		asm.Instructions{asm.LoadMapValue(asm.R1, w.state.FD(), uint32(counter))},
+		put,
+		asm.Instructions{atomically(asm.FetchAdd, asm.R1, asm.R2)},
+	)
 }
 
 // atomically does what is done to memory, in order with all that comes before and after. The operation is said twice: cilium/ebpf

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"unsafe"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,7 +28,7 @@ type Writes struct {
 	words    []uint64 // a bit for each unit, from the program
 	counters *counters
 	// What was told of last time because its request had not ended: it may have changed since.
-	again []Written
+	again []request
 	// What the device would have accounted when the first byte was counted. It wraps.
 	base uint64
 }
@@ -181,8 +180,9 @@ func (w *Writes) Complete(f func(Written)) error {
 		return ErrWritesMissed
 	}
 	// Every byte that was issued has been accounted: what has not ended by its event has ended all the same.
+	ended := w.again
 	w.again = nil
-	return w.seen.forget()
+	return w.seen.forget(ended)
 }
 
 // tell calls f for what the programs noted. The order matters: a request that begins after the bits were taken has its bit in the next
@@ -204,33 +204,10 @@ func (w *Writes) tell(f func(Written)) error {
 			word &^= (1<<n - 1) << first
 		}
 	}
-	for _, at := range w.again {
-		f(at)
+	for _, r := range w.again {
+		f(Written{int64(r.Sector) << sectorShift, int64(r.Sectors) << sectorShift})
 	}
 	var err error
 	w.again, err = w.seen.unended(w.again[:0])
 	return err
-}
-
-// counters are the program's, in bytes but for the last.
-type counters struct {
-	issued, strange, unsure atomic.Uint64
-}
-
-// counted is what counters were.
-type counted struct{ issued, strange, unsure uint64 }
-
-func (c *counters) load() counted {
-	return counted{c.issued.Load(), c.strange.Load(), c.unsure.Load()}
-}
-
-// watching are the two programs, and their maps.
-type watching struct {
-	issue, complete *ebpf.Program
-	events          []*os.File
-	units, state    *ebpf.Map
-	pending, second *ebpf.Map
-	bits, counts    []byte // mapped
-	fine            int    // words for units, before those for large ones
-	device          uint32 // its number, as the kernel has it
 }
