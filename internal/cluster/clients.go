@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"strings"
@@ -57,8 +58,8 @@ func (a *API) limits(workers int) (float32, int) {
 	return qps, burst
 }
 
-// config reaches the cluster. All clients that are made of copies share one limit.
-func (a *API) config(workers int, agent string) (*rest.Config, error) {
+// config reaches the cluster. All clients that are made of copies share one limit; their informers stay close to a server that goes away.
+func (a *API) config(workers int, agent string, log *slog.Logger) (*rest.Config, error) {
 	var c *rest.Config
 	var err error
 	if a.Kubeconfig != "" {
@@ -74,6 +75,7 @@ func (a *API) config(workers int, agent string) (*rest.Config, error) {
 	c.QPS, c.Burst = qps, burst
 	c.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(qps, burst)
 	c.UserAgent = agent
+	c.Wrap(apiclient.NewReach(log).Wrap)
 	return c, nil
 }
 

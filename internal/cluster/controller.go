@@ -107,7 +107,7 @@ func RunController(ctx context.Context, o ControllerOptions) error {
 	if c.Election.Namespace == "" {
 		c.Election.Namespace = c.namespace
 	}
-	base, err := c.API.config(c.Workers, "berth-controller/"+o.Version)
+	base, err := c.API.config(c.Workers, "berth-controller/"+o.Version, c.log)
 	if err != nil {
 		return err
 	}

@@ -74,7 +74,7 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 	if n.namespace, err = podNamespace(); err != nil {
 		return err
 	}
-	if n.config, err = n.API.config(nodeWorkers, "berth-node/"+o.Version); err != nil {
+	if n.config, err = n.API.config(nodeWorkers, "berth-node/"+o.Version, n.log); err != nil {
 		return err
 	}
 	if n.client, err = kubernetes.NewForConfig(apiclient.Protobuf(n.config)); err != nil {

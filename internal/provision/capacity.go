@@ -23,6 +23,8 @@ const (
 	// capacityAfter keeps a refresh out of the way of the volume that causes it: its writes would stand in etcd's queue
 	// between those that the volume's pod waits for.
 	capacityAfter = 150 * time.Millisecond
+	// capacityWanted bounds it while a pod waits for room.
+	capacityWanted = 100 * time.Millisecond
 )
 
 // capacities keeps a driver's CSIStorageCapacity objects true. external-provisioner polls; here a change is pushed: by
@@ -35,7 +37,8 @@ type capacities struct {
 	refresh    func() // asks GetCapacity again for all classes of the driver
 
 	mu      sync.Mutex
-	next    time.Time // not before
+	last    time.Time // the objects were refreshed
+	wanted  bool      // a pod waits for room: the next change is told at once
 	pending bool
 	stopped bool
 	timer   *time.Timer
@@ -104,16 +107,44 @@ func (c *capacities) changed() {
 		return
 	}
 	c.pending = true
-	c.timer = time.AfterFunc(max(time.Until(c.next), capacityAfter), func() {
-		c.mu.Lock()
-		c.pending = false
-		c.next = time.Now().Add(capacityEvery)
-		stopped := c.stopped
-		c.mu.Unlock()
-		if !stopped {
-			c.refresh()
-		}
-	})
+	c.timer = time.AfterFunc(c.pause(), c.tell)
+}
+
+// awaited says that a pod waits for room: what has changed is told now, or the next change as soon as it comes. It holds for one refresh: a
+// pod that is still without room after it asks again.
+func (c *capacities) awaited() {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.wanted || c.stopped {
+		return
+	}
+	c.wanted = true
+	if c.pending {
+		c.timer.Reset(c.pause())
+	}
+}
+
+// pause is how long a change waits until it is told. c.mu is held.
+func (c *capacities) pause() time.Duration {
+	if c.wanted {
+		return max(0, time.Until(c.last.Add(capacityWanted)))
+	}
+	return max(capacityAfter, time.Until(c.last.Add(capacityEvery)))
+}
+
+func (c *capacities) tell() {
+	c.mu.Lock()
+	due := c.pending && !c.stopped // a timer that was put forward when it had just run out comes twice
+	if due {
+		c.pending, c.wanted, c.last = false, false, time.Now()
+	}
+	c.mu.Unlock()
+	if due {
+		c.refresh()
+	}
 }
 
 // firstDone is a queue that tells when its first item has been worked: the topology of the nodes is known then, which

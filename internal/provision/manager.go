@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"sort"
 	"sync"
@@ -337,6 +338,19 @@ func (m *Manager) CapacityChanged(driver string) {
 	if r := m.role(driver); r != nil && r.ready() {
 		r.capacity.changed()
 		r.retryRefused()
+	}
+}
+
+// CapacityAwaited says that a pod waits for room, of whichever driver: what drivers have told of their free space, and what they tell next,
+// is in the CSIStorageCapacity objects at once, not within a second. It does not block.
+func (m *Manager) CapacityAwaited() {
+	m.mu.Lock()
+	roles := slices.Collect(maps.Values(m.roles))
+	m.mu.Unlock()
+	for _, r := range roles {
+		if r.ready() {
+			r.capacity.awaited()
+		}
 	}
 }
 

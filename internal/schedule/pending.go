@@ -167,6 +167,9 @@ func (s *Scheduler) refuse(p *pendingPod, r *refusal) {
 	p.refusal = r
 	s.refused[p.pod.UID] = p
 	s.reportSoon(p)
+	if s.OnNoRoom != nil && r.wake&wakeCapacity != 0 {
+		s.OnNoRoom()
+	}
 }
 
 // wrote takes the result of one write of a decision.

@@ -31,6 +31,9 @@ type Options struct {
 	Log       *slog.Logger
 	Metrics   prometheus.Registerer // may be nil
 
+	// OnNoRoom is called when a pod is refused that more free space of a driver could help. It must not block; it may be nil.
+	OnNoRoom func()
+
 	// BindTimeout is how long a pod waits for its claims to be bound before it is decided again; 0 is 600 s.
 	BindTimeout time.Duration
 	// ReportDelay is how long a refusal must last before it is told; 0 is 100 ms. A pod often arrives a moment before

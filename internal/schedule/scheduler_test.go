@@ -334,6 +334,19 @@ func TestNodeWakes(t *testing.T) {
 	b.eventually("pod has its node", b.placed("p"))
 }
 
+// TestNoRoomIsSaid: whoever keeps the capacities hears of a pod that waits for room, and not of one that waits for its claim.
+func TestNoRoomIsSaid(t *testing.T) {
+	var said atomic.Int32
+	b := start(t, Options{OnNoRoom: func() { said.Add(1) }}, testNode("n1"), testClass("late", late, "d.csi"), testClaim("c", "late", "5Gi"), capacityDriver(),
+		testCapacity("k1", "late", "4Gi", "n1"), testPod("q", "none"))
+	b.eventually("q is refused", func() bool { return b.condition("q").Status == v1.ConditionFalse })
+	if n := said.Load(); n != 0 {
+		t.Errorf("said %d times for a pod without its claim", n)
+	}
+	b.create(testPod("p", "c"))
+	b.eventually("it is said", func() bool { return said.Load() > 0 })
+}
+
 // TestReadWriteOncePodPassesOn: the next pod gets the claim when the first is gone.
 func TestReadWriteOncePodPassesOn(t *testing.T) {
 	b := start(t, Options{}, testNode("n1"), testClaim("c", "late", "1Gi", boundTo("pv"), oncePod), testVolume("pv", "late", "1Gi", refTo("c")), testPod("p1", "c"))

@@ -155,7 +155,7 @@ func (r *rooms) makePlugins() error {
 func (r *rooms) makeControllers() (err error) {
 	in := r.in
 	if r.schedule, err = schedule.New(schedule.Options{Client: in.client, Informers: r.informers, Events: r.recorder("default-scheduler"),
-		Trace: r.journal, Log: in.log, Metrics: r.metrics}); err != nil {
+		Trace: r.journal, Log: in.log, Metrics: r.metrics, OnNoRoom: func() { r.provision.CapacityAwaited() }}); err != nil {
 		return err
 	}
 	if r.mount, err = mount.New(mount.Options{Client: in.client, Informers: r.informers, Plugins: r.plugins, DataDir: string(in.dir), Node: in.NodeName,

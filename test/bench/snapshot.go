@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -157,12 +158,18 @@ func (s *subject) pauses(ctx context.Context, client snapshotclient.Interface, n
 	if err != nil {
 		return err
 	}
-	w, err := busy.Start(filepath.Join(path, "data"), 768<<20)
+	w, err := busy.Start(filepath.Join(path, "data"), 768<<20, busy.Options{})
 	if err != nil {
 		return err
 	}
 	defer w.Stop()
-	var pauses, without, frozen, lasted []time.Duration
+	// The disk's own part: a file of no volume's, written to now and then.
+	beside, err := busy.Start(filepath.Join(s.in.Dir, "beside"), 16<<20, busy.Options{AtOnce: 1, Rest: 2 * time.Millisecond})
+	if err != nil {
+		return err
+	}
+	defer beside.Stop()
+	var pauses, besides, without, besidesWithout, frozen, lasted []time.Duration
 	var rate float64
 	held, err := s.held(ctx)
 	if err != nil {
@@ -173,34 +180,39 @@ func (s *subject) pauses(ctx context.Context, client snapshotclient.Interface, n
 		time.Sleep(2 * time.Second) // of writes between two snapshots
 		rate += float64(w.Count.Load()-before) / 2 / float64(n)
 		w.Longest.Store(0)
+		beside.Longest.Store(0)
 		began := time.Now()
 		if err := s.snapshot(ctx, client, fmt.Sprint("busy-", i), "busy"); err != nil {
 			return err
 		}
 		time.Sleep(100 * time.Millisecond) // a write that stood still is counted when it ends
-		pauses = append(pauses, time.Duration(w.Longest.Load()))
+		pauses, besides = append(pauses, time.Duration(w.Longest.Load())), append(besides, time.Duration(beside.Longest.Load()))
 		lasted = append(lasted, time.Since(began))
 		now, err := s.held(ctx)
 		if err != nil {
 			return err
 		}
 		frozen, held = append(frozen, now-held), now
-		fmt.Fprintf(os.Stderr, "%s: snapshot %d of %d under writes: longest write %d ms, held back %d ms, all in all %d ms\n", s.name, i+1, n,
-			pauses[i].Milliseconds(), frozen[i].Milliseconds(), lasted[i].Milliseconds())
+		fmt.Fprintf(os.Stderr, "%s: snapshot %d of %d under writes: longest write %d ms, held back %d ms, beside it on the disk %d ms, all in all %d ms\n", s.name, i+1, n,
+			pauses[i].Milliseconds(), frozen[i].Milliseconds(), besides[i].Milliseconds(), lasted[i].Milliseconds())
 	}
-	// The disk's own: the same writes for as long again, and no snapshot.
+	// The same writes for as long again, and no snapshot.
 	for i, d := range lasted {
 		w.Longest.Store(0)
+		beside.Longest.Store(0)
 		time.Sleep(d)
-		without = append(without, time.Duration(w.Longest.Load()))
-		fmt.Fprintf(os.Stderr, "%s: no snapshot: longest write of %d ms %d ms\n", s.name, lasted[i].Milliseconds(), without[i].Milliseconds())
+		without, besidesWithout = append(without, time.Duration(w.Longest.Load())), append(besidesWithout, time.Duration(beside.Longest.Load()))
+		fmt.Fprintf(os.Stderr, "%s: no snapshot: longest write of %d ms %d ms, beside it on the disk %d ms\n", s.name, lasted[i].Milliseconds(), without[i].Milliseconds(),
+			besidesWithout[i].Milliseconds())
 	}
-	if err := w.Stop(); err != nil {
+	if err := errors.Join(w.Stop(), beside.Stop()); err != nil {
 		return err
 	}
 	t.durations(s.name, fmt.Sprintf("snapshot of 1 GiB under %.0f random writes of 4 KiB a second: longest write, %d snapshots", rate, n), pauses)
 	t.durations(s.name, "– held back for the snapshot, by the driver's own clock", frozen)
+	t.durations(s.name, "– meanwhile to a file beside the pool, on its disk", besides)
 	t.durations(s.name, "– the longest write when there is no snapshot, for as long each", without)
+	t.durations(s.name, "– meanwhile to that file beside the pool", besidesWithout)
 	t.durations(s.name, "– that snapshot, from its object to ready", lasted)
 	for i := range n {
 		if err := client.SnapshotV1().VolumeSnapshots("default").Delete(ctx, fmt.Sprint("busy-", i), metav1.DeleteOptions{}); err != nil {

@@ -20,10 +20,14 @@ type Writers struct {
 	failed   atomic.Value
 }
 
-const atOnce = 8
+// Options of writers.
+type Options struct {
+	AtOnce int           // how many; 0: 8
+	Rest   time.Duration // of each between two of its writes
+}
 
 // Start fills the file at path with size bytes and begins to write to it.
-func Start(path string, size int64) (*Writers, error) {
+func Start(path string, size int64, o Options) (*Writers, error) {
 	f, err := os.Create(path)
 	if err != nil {
 		return nil, err
@@ -39,9 +43,12 @@ func Start(path string, size int64) (*Writers, error) {
 		return nil, err
 	}
 	w := &Writers{}
-	for range atOnce {
+	if o.AtOnce == 0 {
+		o.AtOnce = 8
+	}
+	for range o.AtOnce {
 		w.all.Go(func() {
-			if err := w.write(path, size); err != nil {
+			if err := w.write(path, size, o.Rest); err != nil {
 				w.failed.Store(err)
 			}
 		})
@@ -49,7 +56,7 @@ func Start(path string, size int64) (*Writers, error) {
 	return w, nil
 }
 
-func (w *Writers) write(path string, size int64) error {
+func (w *Writers) write(path string, size int64, rest time.Duration) error {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT, 0)
 	if err != nil {
 		return err
@@ -68,6 +75,9 @@ func (w *Writers) write(path string, size int64) error {
 		took := int64(time.Since(began))
 		w.Count.Add(1)
 		for longest := w.Longest.Load(); took > longest && !w.Longest.CompareAndSwap(longest, took); longest = w.Longest.Load() {
+		}
+		if rest > 0 {
+			time.Sleep(rest)
 		}
 	}
 	return nil

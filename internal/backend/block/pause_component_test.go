@@ -73,7 +73,7 @@ func BenchmarkPause(b *testing.B) {
 // startWriters keeps a file busy until the test ends, or before.
 func startWriters(t testing.TB, path string, size int64) *busy.Writers {
 	t.Helper()
-	w, err := busy.Start(path, size)
+	w, err := busy.Start(path, size, busy.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
