@@ -51,7 +51,7 @@ func (s *subject) snapshots(ctx context.Context, snapshots, copies int, t *table
 func (s *subject) mounted(ctx context.Context, c *corev1.PersistentVolumeClaim) (path string, took time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	pods, err := s.client.CoreV1().Pods("default").Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + c.Name})
+	pods, err := s.watchPod(ctx, c.Name)
 	if err != nil {
 		return "", 0, err
 	}
