@@ -23,6 +23,7 @@ type plan struct {
 	containers    int
 	snapshots     int
 	copies        int
+	deltas        int
 }
 
 func main() {
@@ -37,6 +38,7 @@ func main() {
 	flag.IntVar(&p.containers, "containers", 20, "new volumes for containers, by the volume plugin")
 	flag.IntVar(&p.snapshots, "snapshots", 20, "snapshots of a busy volume")
 	flag.IntVar(&p.copies, "copies", 20, "restores, and as many clones")
+	flag.IntVar(&p.deltas, "deltas", 10, "times that changed blocks are asked for")
 	flag.DurationVar(&slow, "slow", slow, "journeys that take longer are explained on standard error")
 	flag.Parse()
 	if err := run(context.Background(), p); err != nil {
@@ -92,6 +94,9 @@ func measure(ctx context.Context, p plan, t *table) error {
 		return err
 	}
 	if err := containers(ctx, p.containers, t); err != nil {
+		return err
+	}
+	if err := deltas(ctx, p.deltas, t); err != nil {
 		return err
 	}
 	if p.upstreamRuns == 0 {

@@ -59,7 +59,12 @@ func (s *subject) mounted(ctx context.Context, c *corev1.PersistentVolumeClaim) 
 	if _, err := s.client.CoreV1().PersistentVolumeClaims("default").Create(ctx, c, metav1.CreateOptions{}); err != nil {
 		return "", 0, err
 	}
-	if _, err := s.client.CoreV1().Pods("default").Create(ctx, pod(c.Name), metav1.CreateOptions{}); err != nil {
+	its := pod(c.Name)
+	if c.Spec.VolumeMode != nil && *c.Spec.VolumeMode == corev1.PersistentVolumeBlock {
+		app := &its.Spec.Containers[0]
+		app.VolumeMounts, app.VolumeDevices = nil, []corev1.VolumeDevice{{Name: "data", DevicePath: "/dev/data"}}
+	}
+	if _, err := s.client.CoreV1().Pods("default").Create(ctx, its, metav1.CreateOptions{}); err != nil {
 		return "", 0, err
 	}
 	accepted := time.Now()
