@@ -72,7 +72,7 @@ func (g *global) completePods(namespace *string) cobra.CompletionFunc {
 	}
 }
 
-// completeTargets offers pvc/NAME, pod/NAME, pv/NAME and volumesnapshot/NAME, and after a kind alone the names.
+// completeTargets offers what can be asked about (why.Say), and after a kind alone the names.
 func (g *global) completeTargets(namespace *string) cobra.CompletionFunc {
 	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) > 1 {
@@ -108,10 +108,20 @@ func (g *global) completeTargets(namespace *string) cobra.CompletionFunc {
 					names = append(names, "pv/"+o.Name)
 				}
 			}
-			if snapshots, err := g.snapshots(); err == nil {
+			if snapshots, schedules, err := g.snapshots(); err == nil {
 				if list, err := snapshots.SnapshotV1().VolumeSnapshots(*namespace).List(ctx, metav1.ListOptions{}); err == nil {
 					for i := range list.Items {
 						names = append(names, string(why.Snapshot)+"/"+list.Items[i].Name)
+					}
+				}
+				if list, err := snapshots.GroupsnapshotV1().VolumeGroupSnapshots(*namespace).List(ctx, metav1.ListOptions{}); err == nil {
+					for i := range list.Items {
+						names = append(names, string(why.Group)+"/"+list.Items[i].Name)
+					}
+				}
+				if list, err := schedules(*namespace).List(ctx, metav1.ListOptions{}); err == nil {
+					for i := range list.Items {
+						names = append(names, string(why.Schedule)+"/"+list.Items[i].Name)
 					}
 				}
 			}

@@ -57,7 +57,7 @@ func (v *volumeCommand) volumes() (*volume.Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	snaps, err := v.snapshots()
+	snaps, _, err := v.snapshots()
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 
 	"berth.io/berth/internal/block/objects"
 )
@@ -15,11 +14,7 @@ const blockDriver = "block.csi.berth.io"
 
 // blockProblems tells what is wrong with Berth's own volumes. Where there are none, or they may not be read, it knows nothing.
 // With several questions it reads all at once.
-func blockProblems(ctx context.Context, config *rest.Config, several bool) (func(driver, handle string) string, error) {
-	client, err := objects.NewClient(config)
-	if err != nil {
-		return nil, err
-	}
+func blockProblems(ctx context.Context, client *objects.Client, several bool) func(driver, handle string) string {
 	all := sync.OnceValue(func() map[string]string {
 		known := map[string]string{}
 		options := metav1.ListOptions{Limit: 500}
@@ -48,5 +43,5 @@ func blockProblems(ctx context.Context, config *rest.Config, several bool) (func
 			return ""
 		}
 		return o.Status.Problem
-	}, nil
+	}
 }

@@ -42,7 +42,7 @@ func (c *connection) completeContexts(*cobra.Command, []string, string) ([]cobra
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// completeTargets offers pvc/NAME, pod/NAME, pv/NAME and volumesnapshot/NAME; after a kind alone, its names.
+// completeTargets offers what can be asked about (why.Say); after a kind alone, its names.
 func (c *connection) completeTargets(cmd *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	only := why.Kind("")
 	if len(args) > 0 && !strings.Contains(args[0], "/") {
@@ -81,6 +81,16 @@ func (c *connection) completeTargets(cmd *cobra.Command, args []string, begun st
 		if list, err := s.Snapshots.SnapshotV1().VolumeSnapshots(namespace).List(ctx, options); err == nil {
 			for i := range list.Items {
 				offer(why.Snapshot, list.Items[i].Name)
+			}
+		}
+		if list, err := s.Snapshots.GroupsnapshotV1().VolumeGroupSnapshots(namespace).List(ctx, options); err == nil {
+			for i := range list.Items {
+				offer(why.Group, list.Items[i].Name)
+			}
+		}
+		if list, err := s.Schedules(namespace).List(ctx, options); err == nil {
+			for i := range list.Items {
+				offer(why.Schedule, list.Items[i].Name)
 			}
 		}
 		return names

@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"berth.io/berth/internal/block/objects"
 	"berth.io/berth/internal/why"
 )
 
@@ -68,9 +69,10 @@ func (c *connection) sources(ctx context.Context, several bool) (why.Sources, er
 	if err != nil {
 		return why.Sources{}, err
 	}
-	problem, err := blockProblems(ctx, cfg, several)
+	ours, err := objects.NewClient(cfg)
 	if err != nil {
 		return why.Sources{}, err
 	}
-	return why.Sources{Client: client, Snapshots: snapshots, Problem: problem, Program: why.KubectlProgram}, nil
+	return why.Sources{Client: client, Snapshots: snapshots, Schedules: func(namespace string) why.ScheduleReader { return ours.Schedules(namespace) },
+		Problem: blockProblems(ctx, ours, several), Program: why.KubectlProgram}, nil
 }

@@ -91,9 +91,15 @@ func watched(s why.Sources, t why.Target) []lister {
 	if t.Kind == why.PV {
 		return append(kinds, listerOf(core.PersistentVolumes().List, core.PersistentVolumes().Watch).named(t.Name))
 	}
-	if t.Kind == why.Snapshot {
-		snapshots := s.Snapshots.SnapshotV1().VolumeSnapshots(t.Namespace)
+	snapshots, groups := s.Snapshots.SnapshotV1().VolumeSnapshots(t.Namespace), s.Snapshots.GroupsnapshotV1().VolumeGroupSnapshots(t.Namespace)
+	switch t.Kind {
+	case why.Snapshot:
 		kinds = append(kinds, listerOf(snapshots.List, snapshots.Watch).named(t.Name))
+	case why.Group:
+		kinds = append(kinds, listerOf(groups.List, groups.Watch).named(t.Name), listerOf(snapshots.List, snapshots.Watch))
+	case why.Schedule:
+		schedules := s.Schedules(t.Namespace)
+		kinds = append(kinds, listerOf(schedules.List, schedules.Watch).named(t.Name), listerOf(snapshots.List, snapshots.Watch))
 	}
 	pods, claims := core.Pods(t.Namespace), core.PersistentVolumeClaims(t.Namespace)
 	return append(kinds, listerOf(pods.List, pods.Watch), listerOf(claims.List, claims.Watch))
@@ -172,8 +178,11 @@ func arrived(j *why.Journey) bool {
 			return false
 		}
 	}
-	if j.Snapshot != nil {
+	switch {
+	case j.Snapshot != nil:
 		return j.Snapshot.State == "ready"
+	case j.Group != nil:
+		return j.Group.State == "ready"
 	}
 	return j.Pod == nil || j.Pod.Ready || j.Pod.Phase == "Succeeded" || j.Pod.Phase == "Failed"
 }

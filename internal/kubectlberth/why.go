@@ -26,10 +26,11 @@ type whyOptions struct {
 func newWhy(c *connection) *cobra.Command {
 	o := &whyOptions{connection: c}
 	cmd := &cobra.Command{
-		Use:   "why (pvc/NAME | pod/NAME | pv/NAME | volumesnapshot/NAME)... | -l SELECTOR [-A]",
+		Use:   "why (pvc/NAME | pod/NAME | pv/NAME | volumesnapshot/NAME | volumegroupsnapshot/NAME | snapshotschedule/NAME)... | -l SELECTOR [-A]",
 		Short: "Tell what a volume waits for, who holds it, since when, and what to do",
 		Long: `Tell the way of a volume from the claim to the running pod: what has happened and when, what it waits for now, who holds it, since
-when, the last error in plain words, and what to do. A name alone is a claim's.
+when, the last error in plain words, and what to do. A name alone is a claim's. Snapshots, groups of them and Berth's schedules of snapshots
+are told of in the same way.
 
 With -l, or -A, a table of pods: pod, claim, volume, attachment, node, and the pool or disk that has the data.
 
@@ -40,6 +41,7 @@ API keeps for an hour. It only reads. What you may not read is left out, and sai
   kubectl berth why -n shop pod/db-0
   kubectl berth why pv/pvc-1c0f9a6e -o json
   kubectl berth why pod/db-0 --watch          # until it runs
+  kubectl berth why vgs/before-upgrade        # a group snapshot
   kubectl berth why -l app=db -o wide
   kubectl berth why -A`,
 		ValidArgsFunction: c.completeTargets,
@@ -104,7 +106,7 @@ func (o *whyOptions) check(targets []why.Target) error {
 	case o.follow && len(targets) > 1:
 		return errors.New("--watch follows one object, not several")
 	case !o.many && len(targets) == 0:
-		return errors.New("name an object (pvc/NAME, pod/NAME, pv/NAME or volumesnapshot/NAME), or say -l SELECTOR")
+		return errors.New("name an object (" + why.Say + "), or say -l SELECTOR")
 	}
 	if _, err := labels.Parse(o.selector); err != nil {
 		return fmt.Errorf("-l: %w", err)

@@ -10,7 +10,7 @@ func (s *Sources) elsewhere() bool { return s.Program != "" }
 
 // words replaces the names of Berth's own commands, which a cluster without Berth does not have.
 func (s *Sources) words() *strings.Replacer {
-	return strings.NewReplacer("berth why", s.Program, " (berth status shows what is free)", "", "Start one: berth up, or berth node.", "Start one, or see why it has not joined: kubectl get nodes.")
+	return strings.NewReplacer("berth why", s.Program, " (berth status shows what is free)", "", "See berth status.", "See whether berth controller runs.", "Start one: berth up, or berth node.", "Start one, or see why it has not joined: kubectl get nodes.")
 }
 
 // retell puts the program's name into all that is told.

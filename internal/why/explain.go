@@ -20,8 +20,9 @@ import (
 // Sources are what Explain may ask.
 type Sources struct {
 	Client kubernetes.Interface
-	// Snapshots is asked about VolumeSnapshots; nil where nobody asks about one.
+	// Snapshots is asked about VolumeSnapshots and their groups, Schedules about the schedules of a namespace; nil where nobody asks about one.
 	Snapshots snapclient.Interface
+	Schedules func(namespace string) ScheduleReader
 	// Entries of the journal, in the order in which they were recorded; may be empty.
 	Entries []trace.Entry
 	// Read, when set, is asked for the entries instead, with the names that matter: a full journal is read in a
@@ -53,8 +54,13 @@ type Holder struct {
 // Explain answers for t. It fails when t is not there and the journal does not know it either (ErrUnknown), or when
 // the API cannot be asked.
 func Explain(ctx context.Context, s Sources, t Target) (*Journey, error) {
-	if t.Kind == Snapshot {
+	switch t.Kind {
+	case Snapshot:
 		return explainSnapshot(ctx, s, t)
+	case Group:
+		return explainGroup(ctx, s, t)
+	case Schedule:
+		return explainSchedule(ctx, s, t)
 	}
 	return explain(newReader(ctx, s.Client, false), s, t)
 }

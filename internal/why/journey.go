@@ -22,8 +22,10 @@ const (
 	PVC Kind = "pvc"
 	PV  Kind = "pv"
 	Pod Kind = "pod"
-	// Snapshot is a VolumeSnapshot.
+	// Snapshot is a VolumeSnapshot, Group a VolumeGroupSnapshot, Schedule a SnapshotSchedule.
 	Snapshot Kind = "volumesnapshot"
+	Group    Kind = "volumegroupsnapshot"
+	Schedule Kind = "snapshotschedule"
 )
 
 // plural is the name of the kind in the API.
@@ -33,10 +35,8 @@ func (k Kind) plural() string {
 		return "persistentvolumeclaims"
 	case PV:
 		return "persistentvolumes"
-	case Pod:
-		return "pods"
 	}
-	return "volumesnapshots"
+	return string(k) + "s"
 }
 
 var kindNames = map[string]Kind{
@@ -44,10 +44,14 @@ var kindNames = map[string]Kind{
 	"pv": PV, "pvs": PV, "volume": PV, "persistentvolume": PV, "persistentvolumes": PV,
 	"pod": Pod, "pods": Pod, "po": Pod,
 	"volumesnapshot": Snapshot, "volumesnapshots": Snapshot, "vs": Snapshot, "snapshot": Snapshot, "snapshots": Snapshot, "volumesnapshot.snapshot.storage.k8s.io": Snapshot,
+	"volumegroupsnapshot": Group, "volumegroupsnapshots": Group, "vgs": Group, "volumegroupsnapshot.groupsnapshot.storage.k8s.io": Group,
+	"snapshotschedule": Schedule, "snapshotschedules": Schedule, "snapsched": Schedule, "schedule": Schedule, "schedules": Schedule, "snapshotschedule.storage.berth.io": Schedule,
 }
 
-// ParseTarget reads "pvc/NAME", "pod/NAME", "pv/NAME" or "volumesnapshot/NAME", with the names that kubectl knows for the kinds. One without
-// a kind is a claim.
+// Say is what can be asked about, for whoever asked about something else.
+const Say = "pvc/NAME, pod/NAME, pv/NAME, volumesnapshot/NAME, volumegroupsnapshot/NAME or snapshotschedule/NAME"
+
+// ParseTarget reads a kind and a name (Say), with the names that kubectl knows for the kinds. One without a kind is a claim.
 func ParseTarget(namespace, arg string) (Target, error) {
 	kind, name, found := strings.Cut(arg, "/")
 	if !found {
@@ -55,7 +59,7 @@ func ParseTarget(namespace, arg string) (Target, error) {
 	}
 	k, known := kindNames[strings.ToLower(kind)]
 	if !known || name == "" || strings.Contains(name, "/") {
-		return Target{}, fmt.Errorf("%q: say pvc/NAME, pod/NAME, pv/NAME or volumesnapshot/NAME", arg)
+		return Target{}, fmt.Errorf("%q: say "+Say, arg)
 	}
 	if k == PV {
 		namespace = ""
@@ -79,9 +83,12 @@ type Journey struct {
 	// Pod is set when the question is about a pod, or one uses the volume.
 	Pod     *PodState `json:"pod,omitempty"`
 	Volumes []Volume  `json:"volumes,omitempty"`
-	// Snapshot is set when the question is about one.
+	// Snapshot, Group or Schedule is set when the question is about one.
 	Snapshot *SnapshotState `json:"snapshot,omitempty"`
-	// Waiting and Problem are the pod's own (scheduling, containers), or the snapshot's; those of its volumes are with the volumes.
+	Group    *GroupState    `json:"groupSnapshot,omitempty"`
+	Schedule *ScheduleState `json:"schedule,omitempty"`
+	// Waiting and Problem are the pod's own (scheduling, containers), or the snapshot's, the group's, the schedule's; those of a pod's volumes
+	// are with the volumes.
 	Waiting *Waiting `json:"waiting,omitempty"`
 	Problem *Problem `json:"problem,omitempty"`
 	Notes   []string `json:"notes,omitempty"`

@@ -12,6 +12,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"berth.io/berth/internal/trace"
 )
@@ -66,15 +67,14 @@ func explainSnapshot(ctx context.Context, s Sources, t Target) (*Journey, error)
 		s.Now = time.Now()
 	}
 	snapshot, err := s.Snapshots.SnapshotV1().VolumeSnapshots(t.Namespace).Get(ctx, t.Name, metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err) && strings.Contains(err.Error(), "the server could not find the requested resource"):
-		return nil, fmt.Errorf("%s: this cluster has no VolumeSnapshots (their CRDs, group snapshot.storage.k8s.io, are not installed)", t)
-	case apierrors.IsNotFound(err):
-		return nil, &ErrUnknown{Target: t, Hint: hint(ctx, s.Client, t), Near: nearSnapshots(ctx, s, t), noJournal: s.elsewhere()}
-	case apierrors.IsForbidden(err) && s.elsewhere():
-		return nil, fmt.Errorf("you may not read volumesnapshots in namespace %s: nothing can be told of %s", t.Namespace, t)
-	case err != nil:
-		return nil, fmt.Errorf("read volumesnapshots: %w", err)
+	if err != nil {
+		return nil, s.notRead(ctx, t, err, "VolumeSnapshots (their CRDs, group snapshot.storage.k8s.io, are not installed)", func() []types.NamespacedName {
+			list, err := s.Snapshots.SnapshotV1().VolumeSnapshots("").List(ctx, metav1.ListOptions{})
+			if err != nil {
+				return nil
+			}
+			return namesOf(list.Items)
+		})
 	}
 	c := collector{reader: newReader(ctx, s.Client, false), facts: &facts{}}
 	f, err := c.snapshot(s, snapshot)
@@ -82,9 +82,7 @@ func explainSnapshot(ctx context.Context, s Sources, t Target) (*Journey, error)
 		return nil, err
 	}
 	j := &Journey{Target: t, Asked: s.Now, Snapshot: f.state()}
-	for _, kind := range c.unreadable {
-		j.Notes = append(j.Notes, "you may not read "+kind+"; what follows leaves them out")
-	}
+	j.leftOut(c.unreadable)
 	for _, why := range snapshotCauses {
 		if waits, problem := why(f); waits != "" {
 			j.Waiting, j.Problem = &Waiting{For: waits, Since: f.since()}, problem
@@ -94,6 +92,39 @@ func explainSnapshot(ctx context.Context, s Sources, t Target) (*Journey, error)
 	j.Problem = f.told(j.Problem, j.Waiting != nil)
 	j.retell(&s)
 	return j, nil
+}
+
+// leftOut says what the user may not read.
+func (j *Journey) leftOut(unreadable []string) {
+	for _, kind := range unreadable {
+		j.Notes = append(j.Notes, "you may not read "+kind+"; what follows leaves them out")
+	}
+}
+
+// notRead is the answer about an object that the API did not give. there lists those that there are.
+func (s *Sources) notRead(ctx context.Context, t Target, err error, crds string, there func() []types.NamespacedName) error {
+	switch {
+	case apierrors.IsNotFound(err) && strings.Contains(err.Error(), "the server could not find the requested resource"):
+		return fmt.Errorf("%s: this cluster has no %s", t, crds)
+	case apierrors.IsNotFound(err):
+		return &ErrUnknown{Target: t, Hint: hint(ctx, s.Client, t), Near: nearOf(t, there()), noJournal: s.elsewhere()}
+	case apierrors.IsForbidden(err) && s.elsewhere():
+		return fmt.Errorf("you may not read %s in namespace %s: nothing can be told of %s", t.Kind.plural(), t.Namespace, t)
+	}
+	return fmt.Errorf("read %s: %w", t.Kind.plural(), err)
+}
+
+// namesOf are the names of listed objects.
+func namesOf[T any, P interface {
+	*T
+	metav1.Object
+}](items []T) []types.NamespacedName {
+	names := make([]types.NamespacedName, len(items))
+	for i := range items {
+		o := P(&items[i])
+		names[i] = types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}
+	}
+	return names
 }
 
 func (c *collector) snapshot(s Sources, snapshot *snapv1.VolumeSnapshot) (*snapshotFacts, error) {
@@ -120,25 +151,15 @@ func (c *collector) snapshot(s Sources, snapshot *snapv1.VolumeSnapshot) (*snaps
 		}
 		f.claim, f.pv = vf.claim, vf.pv
 	}
-	nodes, err := c.csiNodes()
-	if err != nil {
+	if f.drivers, err = c.registered(); err != nil {
 		return nil, err
-	}
-	for i := range nodes {
-		for _, d := range nodes[i].Spec.Drivers {
-			f.drivers = append(f.drivers, d.Name)
-		}
 	}
 	f.unread = c.unreadable
 	claims, err := c.claims(snapshot.Namespace)
 	if err != nil {
 		return nil, err
 	}
-	for i := range claims {
-		if from := claims[i].Spec.DataSource; from != nil && from.Kind == "VolumeSnapshot" && from.Name == snapshot.Name && claims[i].Spec.VolumeName == "" {
-			f.users = append(f.users, claims[i].Name)
-		}
-	}
+	f.users = beingMadeFrom(snapshot.Name, claims)
 	if f.events, err = c.events(snapshot.Namespace, "VolumeSnapshot", snapshot.Name, snapshot.CreationTimestamp.Time); err != nil {
 		return nil, err
 	}
@@ -150,6 +171,27 @@ func (c *collector) snapshot(s Sources, snapshot *snapv1.VolumeSnapshot) (*snaps
 		f.events = append(f.events, events...)
 	}
 	return f, nil
+}
+
+// beingMadeFrom names the claims that are made from a snapshot and have no volume yet.
+func beingMadeFrom(snapshot string, claims []v1.PersistentVolumeClaim) (users []string) {
+	for i := range claims {
+		if from := claims[i].Spec.DataSource; from != nil && from.Kind == "VolumeSnapshot" && from.Name == snapshot && claims[i].Spec.VolumeName == "" {
+			users = append(users, claims[i].Name)
+		}
+	}
+	return users
+}
+
+// registered are the drivers that some node has.
+func (c *collector) registered() (drivers []string, err error) {
+	nodes, err := c.csiNodes()
+	for i := range nodes {
+		for _, d := range nodes[i].Spec.Drivers {
+			drivers = append(drivers, d.Name)
+		}
+	}
+	return drivers, err
 }
 
 func (f *snapshotFacts) contentName() string {
@@ -233,13 +275,7 @@ func (f *snapshotFacts) state() *SnapshotState {
 	}
 	if f.ready() {
 		s.State = "ready"
-		at := time.Time{}
-		for i := range f.events {
-			if f.events[i].Reason == "SnapshotReady" {
-				at = eventTime(&f.events[i])
-			}
-		}
-		add(stepReady, at, "claims can be made from it")
+		add(stepReady, told(f.events, "SnapshotReady"), "claims can be made from it")
 	}
 	if f.snapshot.DeletionTimestamp != nil {
 		s.State = "being deleted"
@@ -248,31 +284,55 @@ func (f *snapshotFacts) state() *SnapshotState {
 	return s
 }
 
+// told is when the last event of that reason was; zero when there is none.
+func told(events []v1.Event, reason string) (at time.Time) {
+	for i := range events {
+		if events[i].Reason == reason {
+			at = eventTime(&events[i])
+		}
+	}
+	return at
+}
+
 // told adds the last error that stands, in plain words: of the snapshot's status, or of the events on it and its content.
 func (f *snapshotFacts) told(p *Problem, waits bool) *Problem {
 	var list []complaint
-	switch st := f.snapshot.Status; {
-	case st == nil || f.ready():
-	case st.Error != nil && st.Error.Message != nil:
-		c := complaint{message: *st.Error.Message, from: "VolumeSnapshot " + f.snapshot.Name, count: 1}
-		if st.Error.Time != nil {
-			c.time = st.Error.Time.Time
-		}
-		list = append(list, c)
+	if st := f.snapshot.Status; st != nil && !f.ready() {
+		list = statusError(list, st.Error, "VolumeSnapshot "+f.snapshot.Name)
 	}
-	if c := f.content; c != nil && c.Status != nil && c.Status.Error != nil && c.Status.Error.Message != nil && !f.ready() {
-		e := complaint{message: *c.Status.Error.Message, from: "VolumeSnapshotContent " + c.Name, count: 1}
-		if c.Status.Error.Time != nil {
-			e.time = c.Status.Error.Time.Time
-		}
-		list = append(list, e)
+	if c := f.content; c != nil && c.Status != nil && !f.ready() {
+		list = statusError(list, c.Status.Error, "VolumeSnapshotContent "+c.Name)
 	}
-	for i := range f.events {
-		e := &f.events[i]
-		if e.Type == v1.EventTypeWarning && waits && (f.snapshot.DeletionTimestamp == nil || !eventTime(e).Before(f.snapshot.DeletionTimestamp.Time)) {
+	if waits {
+		list = warnings(list, f.events, f.snapshot.DeletionTimestamp)
+	}
+	return lastTold(p, list)
+}
+
+func statusError(list []complaint, e *snapv1.VolumeSnapshotError, from string) []complaint {
+	if e == nil || e.Message == nil {
+		return list
+	}
+	c := complaint{message: *e.Message, from: from, count: 1}
+	if e.Time != nil {
+		c.time = e.Time.Time
+	}
+	return append(list, c)
+}
+
+// warnings are the events that warn; of an object that is leaving, those since it is.
+func warnings(list []complaint, events []v1.Event, leaving *metav1.Time) []complaint {
+	for i := range events {
+		e := &events[i]
+		if e.Type == v1.EventTypeWarning && (leaving == nil || !eventTime(e).Before(leaving.Time)) {
 			list = append(list, complaint{message: e.Message, from: "event " + e.Reason, time: eventTime(e), count: eventCount(e)})
 		}
 	}
+	return list
+}
+
+// lastTold is p with the last error that was told, or that error in plain words where p is nil.
+func lastTold(p *Problem, list []complaint) *Problem {
 	last := latest(list)
 	switch {
 	case last == nil:
@@ -363,13 +423,34 @@ func (f *snapshotFacts) claimWaits() (string, *Problem) {
 
 // classWaits: what is wrong with the snapshot's class.
 func (f *snapshotFacts) classWaits() (string, *Problem) {
-	driver := f.driver()
-	var own, defaults []string
+	classes := make([]classOf, len(f.classes))
 	for i := range f.classes {
-		if f.classes[i].Driver == driver {
-			own = append(own, f.classes[i].Name)
-			if f.classes[i].Annotations["snapshot.storage.kubernetes.io/is-default-class"] == "true" {
-				defaults = append(defaults, f.classes[i].Name)
+		c := &f.classes[i]
+		classes[i] = classOf{c.Name, c.Driver, c.Annotations[defaultSnapshotClass] == "true"}
+	}
+	return classWaits("snapshot", "VolumeSnapshotClass", defaultSnapshotClass, f.driver(), f.snapshot.Spec.VolumeSnapshotClassName, classes)
+}
+
+const (
+	defaultSnapshotClass = "snapshot.storage.kubernetes.io/is-default-class"
+	defaultGroupClass    = "groupsnapshot.storage.kubernetes.io/is-default-class"
+)
+
+// classOf is a class of snapshots, or of groups of them.
+type classOf struct {
+	name, driver string
+	isDefault    bool
+}
+
+// classWaits: what is wrong with the class that an object (what) names, or does not name.
+func classWaits(what, kind, defaultBy, driver string, name *string, classes []classOf) (string, *Problem) {
+	var own []string
+	defaults := 0
+	for _, c := range classes {
+		if c.driver == driver {
+			own = append(own, c.name)
+			if c.isDefault {
+				defaults++
 			}
 		}
 	}
@@ -377,53 +458,55 @@ func (f *snapshotFacts) classWaits() (string, *Problem) {
 	if len(own) > 0 {
 		there = " Driver " + driver + " has " + strings.Join(own, ", ") + "."
 	}
-	again := "Delete the snapshot and make it again with a class that can be." + there
-	name := f.snapshot.Spec.VolumeSnapshotClassName
+	again := "Delete the " + what + " and make it again with a class that can be." + there
 	if name == nil {
-		if len(defaults) == 1 {
+		if defaults == 1 {
 			return "", nil
 		}
-		return "a default VolumeSnapshotClass of driver " + driver, &Problem{Cause: "no-default-snapshot-class",
-			What:   fmt.Sprintf("The snapshot names no class, and driver %s has %d that are the default.", driver, len(defaults)),
-			Advice: "Mark one, and one only, with the annotation snapshot.storage.kubernetes.io/is-default-class=true." + there}
+		return "a default " + kind + " of driver " + driver, &Problem{Cause: "no-default-snapshot-class",
+			What:   fmt.Sprintf("The %s names no class, and driver %s has %d that are the default.", what, driver, defaults),
+			Advice: "Mark one, and one only, with the annotation " + defaultBy + "=true." + there}
 	}
-	at := slices.IndexFunc(f.classes, func(c snapv1.VolumeSnapshotClass) bool { return c.Name == *name })
+	at := slices.IndexFunc(classes, func(c classOf) bool { return c.name == *name })
 	switch {
 	case at < 0:
-		return fmt.Sprintf("VolumeSnapshotClass %q to be created", *name), &Problem{Cause: "unknown-snapshot-class", What: fmt.Sprintf("There is no VolumeSnapshotClass %q.", *name),
+		return fmt.Sprintf("%s %q to be created", kind, *name), &Problem{Cause: "unknown-snapshot-class", What: fmt.Sprintf("There is no %s %q.", kind, *name),
 			Advice: "Create it. Or: " + again}
-	case f.classes[at].Driver != driver:
+	case classes[at].driver != driver:
+		volume := "the volume is"
+		if what != "snapshot" {
+			volume = "the volumes are"
+		}
 		return "a class of driver " + driver, &Problem{Cause: "snapshot-class-of-another",
-			What: fmt.Sprintf("VolumeSnapshotClass %q is of driver %s, and the volume is of driver %s.", *name, f.classes[at].Driver, driver), Advice: again}
+			What: fmt.Sprintf("%s %q is of driver %s, and %s of driver %s.", kind, *name, classes[at].driver, volume, driver), Advice: again}
 	}
 	return "", nil
 }
 
 func (f *snapshotFacts) driverMissing() *Problem {
-	if d := f.driver(); d != "" && !slices.Contains(f.drivers, d) && !slices.Contains(f.unread, "csinodes") {
-		return &Problem{Cause: "driver-unknown", What: fmt.Sprintf("CSI driver %s is registered on no node.", d), Advice: "Start the driver; the snapshot goes on as soon as it has registered."}
+	return driverMissing("snapshot", f.driver(), f.drivers, f.unread)
+}
+
+func driverMissing(what, driver string, registered, unread []string) *Problem {
+	if driver != "" && !slices.Contains(registered, driver) && !slices.Contains(unread, "csinodes") {
+		return &Problem{Cause: "driver-unknown", What: fmt.Sprintf("CSI driver %s is registered on no node.", driver), Advice: "Start the driver; the " + what + " goes on as soon as it has registered."}
 	}
 	return nil
 }
 
-// nearSnapshots names snapshots that may have been meant: of nearly the same name here, or of the same name elsewhere.
-func nearSnapshots(ctx context.Context, s Sources, t Target) []string {
-	list, err := s.Snapshots.SnapshotV1().VolumeSnapshots("").List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil
-	}
+// nearOf names objects of the target's kind that may have been meant: of nearly the same name here, or of the same name elsewhere.
+func nearOf(t Target, there []types.NamespacedName) []string {
 	type candidate struct {
 		arg      string
 		distance int
 	}
 	var found []candidate
-	for i := range list.Items {
-		o := &list.Items[i]
+	for _, o := range there {
 		switch d := distance(t.Name, o.Name); {
 		case o.Namespace == t.Namespace && (d <= max(1, len(t.Name)/4) || len(t.Name) >= 3 && strings.Contains(o.Name, t.Name)):
-			found = append(found, candidate{string(Snapshot) + "/" + o.Name, d})
+			found = append(found, candidate{string(t.Kind) + "/" + o.Name, d})
 		case d == 0:
-			found = append(found, candidate{strings.TrimSpace(namespaceFlag(t, o.Namespace) + " " + string(Snapshot) + "/" + o.Name), 1})
+			found = append(found, candidate{strings.TrimSpace(namespaceFlag(t, o.Namespace) + " " + string(t.Kind) + "/" + o.Name), 1})
 		}
 	}
 	slices.SortFunc(found, func(a, b candidate) int { return cmp.Or(a.distance-b.distance, strings.Compare(a.arg, b.arg)) })

@@ -1,7 +1,6 @@
 package why
 
 import (
-	"bytes"
 	"errors"
 	"slices"
 	"strings"
@@ -98,26 +97,7 @@ func TestSnapshotText(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			//lint:ignore SA1019 NewClientset is not generated for snapshots
 			s := Sources{Client: fake.NewClientset(c.objects...), Snapshots: snapfake.NewSimpleClientset(c.snapshots...), Now: at(time.Minute)}
-			target, err := ParseTarget("default", "vs/before")
-			if err != nil {
-				t.Fatal(err)
-			}
-			j, err := Explain(t.Context(), s, target)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var b bytes.Buffer
-			if err := j.WriteText(&b, TextOptions{Location: time.UTC}); err != nil {
-				t.Fatal(err)
-			}
-			golden(t, "snapshot-"+name, b.Bytes())
-			cause := ""
-			if j.Problem != nil {
-				cause = j.Problem.Cause
-			}
-			if cause != c.cause || (j.Waiting != nil) != c.waits {
-				t.Errorf("cause %q, waits %v; want %q, %v", cause, j.Waiting != nil, c.cause, c.waits)
-			}
+			readAs(t, s, "vs/before", "snapshot-"+name, c.cause, c.waits)
 		})
 	}
 }

@@ -64,8 +64,13 @@ func (p *printer) journey(j *Journey) {
 		}
 		p.printf("\n")
 	}
-	if j.Snapshot != nil {
+	switch {
+	case j.Snapshot != nil:
 		p.snapshot(j)
+	case j.Group != nil:
+		p.group(j)
+	case j.Schedule != nil:
+		p.schedule(j)
 	}
 	inline := 0
 	for i := range j.Volumes {

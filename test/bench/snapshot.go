@@ -17,7 +17,6 @@ import (
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	snapshotclient "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -227,25 +226,6 @@ func (s *subject) pauses(ctx context.Context, client snapshotclient.Interface, n
 	return s.gone(ctx, "busy")
 }
 
-// room waits until the driver's free capacity, which is told once a second, is that much again: how fast a full pool is known to have
-// room is not what is measured.
-func (s *subject) room(ctx context.Context, least resource.Quantity) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for {
-		l, err := s.client.StorageV1().CSIStorageCapacities("").List(ctx, metav1.ListOptions{})
-		if err != nil {
-			return err
-		}
-		for _, c := range l.Items {
-			if c.Capacity != nil && c.Capacity.Cmp(least) >= 0 {
-				return nil
-			}
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
 // copies: a claim made from a snapshot, or from another claim, and its pod, accepted → mounted.
 func (s *subject) copies(ctx context.Context, client snapshotclient.Interface, n int, t *table) error {
 	if n == 0 {
@@ -277,9 +257,6 @@ func (s *subject) copies(ctx context.Context, client snapshotclient.Interface, n
 			}
 			took = append(took, one)
 			if err := s.gone(ctx, "copy"); err != nil {
-				return err
-			}
-			if err := s.room(ctx, c.Spec.Resources.Requests[corev1.ResourceStorage]); err != nil {
 				return err
 			}
 		}

@@ -50,6 +50,9 @@ func TestSnapshotSchedule(t *testing.T) {
 		out := s.kubectl("get", "snapsched", "often", "-o", "jsonpath={.status.conditions[0].reason}")
 		return out == "Suspended", out
 	})
+	if why := s.berth("why", "-n", s.ns, "snapsched/often"); !strings.Contains(why, "suspended") || !strings.Contains(why, "of claim data") {
+		t.Errorf("berth why tells of the suspended schedule:\n%s", why)
+	}
 	s.until("what is being deleted to be gone", func() (bool, string) {
 		out := s.kubectl("get", "vs", "-o", "jsonpath={.items[*].metadata.deletionTimestamp}")
 		return out == "", out
@@ -90,6 +93,9 @@ func TestScheduleThatDoesNotParse(t *testing.T) {
 	s.apply(scheduleYAML("never", `{schedule: "0 0 31 2 *", keep: 1, selector: {}}`) + scheduleYAML("nowhere", `{schedule: "@hourly", timeZone: Mars/Olympus, keep: 1, selector: {}}`))
 	s.event("never", "ScheduleInvalid", "never comes")
 	s.event("nowhere", "ScheduleInvalid", "Mars/Olympus")
+	if why := s.berth("why", "-n", s.ns, "snapshotschedule/never"); !strings.Contains(why, "never comes") || !strings.Contains(why, "Correct it") {
+		t.Errorf("berth why tells of the schedule that never comes:\n%s", why)
+	}
 }
 
 // A schedule whose snapshots fail keeps the good ones, and does not pile the failed ones up.

@@ -252,6 +252,9 @@ spec: {volumeGroupSnapshotClassName: %s, source: {selector: {matchLabels: {app: 
 		out := s.kubectl("get", "vs", "-o", "jsonpath={.items[*].status.readyToUse}")
 		return out == "true true", out
 	})
+	if why := s.berth("why", "-n", s.ns, "vgs/both"); !strings.Contains(why, "both  ready") || !strings.Contains(why, "of claim data  ready") || !strings.Contains(why, "of claim log  ready") {
+		t.Errorf("berth why tells of the group:\n%s", why)
+	}
 	s.write("a", "f", "2")
 	of := func(claim string) string {
 		return s.kubectl("get", "vs", "-o", fmt.Sprintf("jsonpath={.items[?(@.spec.source.persistentVolumeClaimName=='%s')].metadata.name}", claim))

@@ -16,11 +16,12 @@ import (
 	"berth.io/berth/internal/apiclient"
 )
 
-// Client of the block store's objects.
+// Client of the objects of storage.berth.io: the block store's, and the schedules of a namespace (empty: of all).
 type Client struct {
 	Pools     *gentype.ClientWithList[*api.BlockPool, *api.BlockPoolList]
 	Volumes   *gentype.ClientWithList[*api.BlockVolume, *api.BlockVolumeList]
 	Snapshots *gentype.ClientWithList[*api.BlockSnapshot, *api.BlockSnapshotList]
+	Schedules func(namespace string) *gentype.ClientWithList[*api.SnapshotSchedule, *api.SnapshotScheduleList]
 }
 
 // NewClient makes one from the configuration of any client; its limits of rate do not count, since each write here is one that a
@@ -48,6 +49,10 @@ func NewClient(config *rest.Config) (*Client, error) {
 			func() *api.BlockVolume { return &api.BlockVolume{} }, func() *api.BlockVolumeList { return &api.BlockVolumeList{} }),
 		Snapshots: gentype.NewClientWithList(api.BlockSnapshotResource.Resource, client, parameters, "",
 			func() *api.BlockSnapshot { return &api.BlockSnapshot{} }, func() *api.BlockSnapshotList { return &api.BlockSnapshotList{} }),
+		Schedules: func(namespace string) *gentype.ClientWithList[*api.SnapshotSchedule, *api.SnapshotScheduleList] {
+			return gentype.NewClientWithList(api.SnapshotScheduleResource.Resource, client, parameters, namespace,
+				func() *api.SnapshotSchedule { return &api.SnapshotSchedule{} }, func() *api.SnapshotScheduleList { return &api.SnapshotScheduleList{} })
+		},
 	}, nil
 }
 
