@@ -180,7 +180,36 @@ func TestANodesLife(t *testing.T) {
 		}
 		return nil
 	})
+
+	// The API goes away for less than the controller's lease, and comes back: both see it again, and a volume is made as before.
+	w.server.Kill()
+	w.eventually("the node to miss the API", time.Minute, func() error { return tells(p, "the API server cannot be reached") })
+	time.Sleep(5 * time.Second)
+	w.server.Restart(t)
+	back := time.Now()
+	w.eventually("the node to see it again", time.Minute, func() error { return tells(p, "the API server answers again") })
+	t.Logf("the node sees the API again %s after its return", time.Since(back).Round(time.Millisecond))
+	w.claim("d")
+	w.bound("d")
+	t.Logf("a claim is bound %s after it", time.Since(back).Round(time.Millisecond))
+	if err := w.api.CoreV1().PersistentVolumeClaims("default").Delete(t.Context(), "d", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("its volume to go", time.Minute, func() error {
+		if n := len(w.volumes()); n > 0 {
+			return fmt.Errorf("%d PersistentVolumes", n)
+		}
+		return nil
+	})
 	p.end(t, syscall.SIGTERM)
+}
+
+// tells is nil when the process has logged it.
+func tells(p *process, what string) error {
+	if !strings.Contains(p.output(), what) {
+		return fmt.Errorf("it does not say %q:\n%s", what, p.output())
+	}
+	return nil
 }
 
 func (w *world) driverClient(kubelet string) *grpc.ClientConn {

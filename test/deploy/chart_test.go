@@ -199,6 +199,10 @@ func TestRefused(t *testing.T) {
 		"a digest that is none":             {"image: {digest: latest}", "/image/digest"},
 		"affinity beside a canary":          {"node: {canary: {enabled: true}, affinity: {podAffinity: {}}}", "node.affinity"},
 		"a monitor without a service":       {"metrics: {service: false, serviceMonitor: {enabled: true}}", "metrics.serviceMonitor.enabled"},
+		"a pool within the kubelet's":       {"node: {dataDir: /var/lib/kubelet/berth}", "node.dataDir"},
+		"the kubelet within the pool's":     {"node: {kubeletDir: /var/lib/berth/kubelet}", "node.dataDir"},
+		"one directory for both":            {"node: {dataDir: /srv, kubeletDir: /srv}", "node.dataDir"},
+		"disks within the kubelet's":        {"node: {discovery: {enabled: true, existingConfigMap: x, directories: [{hostDir: /mnt/a, mountDir: /var/lib/kubelet/disks}]}}", "node.discovery.directories"},
 		"a gate that is neither on nor off": {"controller: {featureGates: {A: maybe}}", "/controller/featureGates/A"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -253,6 +257,41 @@ func TestWorkloads(t *testing.T) {
 		if c.Resources.Limits.Memory().IsZero() || c.Resources.Requests.Cpu().IsZero() {
 			t.Error("requests or limits are missing")
 		}
+	}
+}
+
+// TestNothingIsMountedWithinWhatReachesTheHost: what is mounted within a directory of Bidirectional propagation is mounted on the host, too, and again by
+// the next start of the agent, which then finds twice as many: after fourteen of them a node had 16 383 mounts of one directory, and runc took minutes.
+func TestNothingIsMountedWithinWhatReachesTheHost(t *testing.T) {
+	for name, c := range map[string]struct {
+		values  string
+		plugins bool // are mounted
+	}{
+		"as it is":                                {"", true},
+		"plugins in the kubelet's":                {"node: {flexVolume: {pluginDir: /var/lib/kubelet/volumeplugins}}", false},
+		"plugins in another kubelet's":            {"node: {kubeletDir: /data/kubelet, flexVolume: {pluginDir: /data/kubelet/plugins/volume/exec}}", false},
+		"plugins in the pool's":                   {"node: {flexVolume: {pluginDir: /var/lib/berth/exec}}", false},
+		"plugins beside, with the name's letters": {"node: {flexVolume: {pluginDir: /var/lib/kubelet-plugins}}", true},
+		"disks": {"node: {discovery: {enabled: true, existingConfigMap: x, directories: [{hostDir: /mnt/a, mountDir: /mnt/a}]}}", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			agent := workload[appsv1.DaemonSet](t, render(t, values(t, c.values)), "DaemonSet", "berth-node").Spec.Template.Spec.Containers[0]
+			plugins := false
+			for _, m := range agent.VolumeMounts {
+				plugins = plugins || m.Name == "flexvolume"
+				for _, outer := range agent.VolumeMounts {
+					if outer.MountPropagation != nil && *outer.MountPropagation == corev1.MountPropagationBidirectional && strings.HasPrefix(m.MountPath, outer.MountPath+"/") {
+						t.Errorf("%s is mounted within %s", m.MountPath, outer.MountPath)
+					}
+				}
+			}
+			if plugins != c.plugins {
+				t.Errorf("the directory of FlexVolume drivers is mounted: %v", plugins)
+			}
+			if !slices.ContainsFunc(agent.Args, func(a string) bool { return strings.HasPrefix(a, "--install-flexvolume=") }) {
+				t.Error("the drivers are not installed")
+			}
+		})
 	}
 }
 

@@ -105,10 +105,12 @@ func (s *story) installed() *installation {
 }
 
 // rendered is what a user applies with `kubectl apply -k deploy/kubernetes`, with this cluster's directory of FlexVolume drivers, and no more of this
-// machine's disk than the tests need.
+// machine's disk than the tests need. That directory is in the kubelet's, which the agent has anyway: it is not mounted by itself.
 func rendered() (string, error) {
 	text, err := output(exec.Command(filepath.Join(shared.state, "bin", "kubectl"), "kustomize", "../../deploy/kubernetes"))
 	for _, change := range []struct{ from, to string }{
+		{"        - mountPath: /usr/libexec/kubernetes/kubelet-plugins/volume/exec\n          name: flexvolume\n", ""},
+		{"      - hostPath:\n          path: /usr/libexec/kubernetes/kubelet-plugins/volume/exec\n          type: DirectoryOrCreate\n        name: flexvolume\n", ""},
 		{"/usr/libexec/kubernetes/kubelet-plugins/volume/exec", "/var/lib/kubelet/volumeplugins"},
 		{"- --kubernetes\n", "- --kubernetes\n        - --pool-size=12Gi\n"},
 	} {

@@ -152,6 +152,14 @@ func (s *story) rolledOut(workload string) {
 	s.inside("kubectl", "-n", system, "rollout", "status", "--timeout=120s", workload)
 }
 
+// noMountTwice: what an agent mounts within a directory that it shares with the host stays there, and its successors would mount it again.
+func (s *story) noMountTwice() {
+	s.Helper()
+	if twice := s.inside("sh", "-c", `awk '$5 ~ "^/var/lib/(kubelet|berth)" {print $5}' /proc/self/mountinfo | sort | uniq -cd`); twice != "" {
+		s.Errorf("mounted more than once on the node:\n%s", twice)
+	}
+}
+
 // The agent and the controller are replaced while a pod writes: it meets no error, its volume stays mounted, and volumes are made, mounted
 // and taken away afterwards.
 func TestInstalledRollingUpdate(t *testing.T) {
@@ -169,6 +177,7 @@ func TestInstalledRollingUpdate(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.unharmed()
+	s.noMountTwice()
 	s.journey("after")
 	s.kubectl("delete", "pod", "writer", "--timeout=120s")
 	s.empty()
@@ -210,6 +219,7 @@ func TestInstalledGrayUpdate(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.unharmed()
+	s.noMountTwice()
 	s.journey("after")
 }
 
@@ -223,6 +233,7 @@ func TestInstalledAgentIsKilled(t *testing.T) {
 	w.unharmed()
 	s.until("everything Ready again", func() error { return in.ready(s.ctx) })
 	w.unharmed()
+	s.noMountTwice()
 	s.journey("after")
 }
 

@@ -109,3 +109,8 @@ subjects:
 - --v={{ .verbosity }}
 - --logging-format={{ .format }}
 {{- end }}
+
+{{- /* Whether a path is a directory (list path directory), or in it: "yes" or nothing. */}}
+{{- define "berth.within" -}}
+{{- if hasPrefix (printf "%s/" (clean (index . 1))) (printf "%s/" (clean (index . 0))) }}yes{{ end }}
+{{- end }}
