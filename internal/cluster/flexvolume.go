@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,12 +16,16 @@ import (
 	"berth.io/berth/internal/flexvolume/block"
 	"berth.io/berth/internal/flexvolume/install"
 	"berth.io/berth/internal/host/durable"
+	"berth.io/berth/internal/host/mountpoint"
 )
 
 // installFlexVolume puts the FlexVolume drivers of this version where the kubelet looks. An older version is replaced in one step.
 func (n *node) installFlexVolume(ctx context.Context) error {
 	if n.FlexVolumeDir == "" {
 		return nil
+	}
+	if inPod() {
+		n.tellOfPiledMounts()
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -35,6 +41,36 @@ func (n *node) installFlexVolume(ctx context.Context) error {
 		}
 	}
 	return n.nameFlexSocket()
+}
+
+// tellOfPiledMounts warns of a DaemonSet that mounts the plugin directory though it is within a directory whose mounts reach the host: each
+// start of this process finds the mounts of those before, and makes as many again.
+func (n *node) tellOfPiledMounts() {
+	mounts, err := mountpoint.List()
+	if err != nil {
+		n.log.Warn("FlexVolume: mounts", "err", err)
+		return
+	}
+	if within, times := piled(mounts, n.FlexVolumeDir, n.KubeletDir, n.DataDir); times > 0 {
+		n.log.Warn("--install-flexvolume is mounted by itself within a directory whose mounts reach the host: each start of this pod doubles them. "+
+			"Take its volumeMount out of the DaemonSet, the directory is there without it, and unmount it on the node as often as it is mounted",
+			"dir", n.FlexVolumeDir, "within", within, "mounts", times)
+	}
+}
+
+// piled is how often dir itself is mounted, when it is within one of the others, and within which.
+func piled(mounts []mountpoint.Entry, dir string, others ...string) (within string, times int) {
+	dir = filepath.Clean(dir)
+	at := slices.IndexFunc(others, func(o string) bool { return strings.HasPrefix(dir, filepath.Clean(o)+"/") })
+	if at < 0 {
+		return "", 0
+	}
+	for _, m := range mounts {
+		if m.Path == dir {
+			times++
+		}
+	}
+	return others[at], times
 }
 
 // nameFlexSocket tells the installed block driver where this process listens, where that is not the default: a kubelet gives its

@@ -10,7 +10,7 @@ import (
 // propagates makes sure that mounts which are made in this container reach the node: a volume that is mounted here alone looks mounted to
 // the kubelet's question, and its pod writes to the node's root disk.
 func (o *NodeOptions) propagates() error {
-	if _, inPod := os.LookupEnv("KUBERNETES_SERVICE_HOST"); !inPod {
+	if !inPod() {
 		return nil // on the host itself
 	}
 	table, err := os.ReadFile("/proc/self/mountinfo")
@@ -30,6 +30,11 @@ func (o *NodeOptions) propagates() error {
 		}
 	}
 	return nil
+}
+
+func inPod() bool {
+	_, is := os.LookupEnv("KUBERNETES_SERVICE_HOST")
+	return is
 }
 
 // sharedAt says whether the mount that dir is on is shared. table is as in proc_pid_mountinfo(5).
